@@ -1,0 +1,6 @@
+"""Configuration: schema, composition and one-line errors. Hydra lives here and in ``__main__`` alone."""
+
+from quantbench.config.compose import check_command_line, to_run_config
+from quantbench.config.schema import AXES, GROUPS, RunConfig, conf_dir, register
+
+__all__ = ["AXES", "GROUPS", "RunConfig", "check_command_line", "conf_dir", "register", "to_run_config"]

@@ -1,0 +1,158 @@
+"""Composing configurations, and saying in one line what is wrong with one."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from quantbench.config.schema import RunConfig, conf_dir, register
+from quantbench.errors import InputError
+
+CONFIG_NAME = "config"
+
+
+def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path: str | None = None) -> list[RunConfig]:
+    """Compose and type-check every job of a command line before the first one starts.
+
+    overrides: ``key=value`` arguments; with ``multirun``, values may be sweeps (``bits=3,4``). search_path: a further
+    folder of configurations (Hydra's ``--config-dir``).
+
+    Raises:
+        InputError: an unknown choice or key, a value of the wrong type or out of range; one line with what is allowed.
+    """
+    register()
+    parsed = _parse(overrides)
+    jobs = _jobs(parsed) if multirun else [list(overrides)]
+    extra = [f"hydra.searchpath=[file://{search_path}]"] if search_path else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return [_check_job(job, extra) for job in jobs]
+
+
+def to_run_config(composed: DictConfig) -> RunConfig:
+    """Typed objects from a composed configuration.
+
+    Raises:
+        InputError: a missing value, or a field that its component rejects; one line.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise InputError(f"missing value: give {', '.join(f'{key}=...' for key in missing)}")
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        cause = error.__cause__
+        raise InputError(_first_line(cause if isinstance(cause, ValueError) else error)) from error
+    except ValueError as error:
+        raise InputError(_first_line(error)) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean X?)`` when something known is close, otherwise nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise InputError(f"{text}: neither a verb (list, table) nor key=value{did_you_mean(text, ('list', 'table'))}")
+    try:
+        return list(OverridesParser.create().parse_overrides(list(overrides)))
+    except OverrideParseException as error:
+        raise InputError(f"cannot parse {_first_line(error)}") from error
+
+
+def _jobs(parsed: list[Override]) -> list[list[str]]:
+    """The override lists of a sweep; a sweep that only its sweeper can expand (an interval) is checked as it starts."""
+    own = [o for o in parsed if not _is_hydra(o)]
+    if any(o.is_sweep_override() and not o.is_discrete_sweep() for o in own):
+        return []
+    return [list(job) for batch in BasicSweeper.split_arguments(own, max_batch_size=None) for job in batch]
+
+
+def _is_hydra(override: Override) -> bool:
+    return override.key_or_group == "hydra" or override.key_or_group.startswith(("hydra.", "hydra/"))
+
+
+def _check_job(job: list[str], extra: list[str]) -> RunConfig:
+    own = [o for o in _parse(job) if not _is_hydra(o)]
+    loader = GlobalHydra.instance().config_loader()
+    groups = set(loader.list_groups("")) - {"hydra", "experiment"} | {"experiment"}
+    selections = [o for o in own if o.key_or_group in groups and not o.is_add()]
+    for override in own:
+        if override.key_or_group in groups:
+            _check_choice(override, _options(override.key_or_group))
+    known = _flat_keys(_compose([o.input_line or "" for o in selections] + extra))
+    for override in own:
+        if override.key_or_group not in groups and not override.is_add():
+            _check_key(override, known)
+    return to_run_config(_compose(job + extra))
+
+
+def _options(group: str) -> list[str]:
+    """The selectable files of a group; the schemas behind them (``*_base``) are not for users."""
+    names = GlobalHydra.instance().config_loader().get_group_options(group)
+    return [name for name in names if not name.endswith("_base")]
+
+
+def _check_choice(override: Override, options: list[str]) -> None:
+    value = override.value()
+    if override.is_delete() or isinstance(value, (list, dict)) or str(value) in options:
+        return
+    given = f"{override.key_or_group}={value}"
+    raise InputError(f"{given}: unknown; allowed are {', '.join(options)}{did_you_mean(str(value), options)}")
+
+
+def _check_key(override: Override, known: set[str]) -> None:
+    key = override.key_or_group
+    if key in known:
+        return
+    parent = key.rpartition(".")[0]
+    siblings = sorted(k for k in known if k.rpartition(".")[0] == parent) or sorted(k for k in known if "." not in k)
+    raise InputError(f"{key}: unknown key; allowed are {', '.join(siblings)}{did_you_mean(key, known)}")
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return compose(config_name=CONFIG_NAME, overrides=overrides)
+    except (ConfigCompositionException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error)) from error
+    except HydraException as error:
+        raise InputError(_first_line(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    """Hydra says which override failed, its cause says why; both on one line."""
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None)
+    reason = _first_line(cause)
+    return f"{key}: {reason}" if key and key not in reason else reason
+
+
+def _flat_keys(config: DictConfig) -> set[str]:
+    keys: set[str] = set()
+
+    def visit(node: Any, prefix: str) -> None:
+        for key in node:
+            name = f"{prefix}{key}"
+            keys.add(name)
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                visit(child, f"{name}.")
+
+    visit(config, "")
+    return keys
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Text: corpora, calibration sets and the embedded world."""

@@ -1,0 +1,9 @@
+"""The exceptions whose message is all the user needs to see."""
+
+
+class InputError(ValueError):
+    """Wrong input, described in one line: what was wrong and what is allowed. The command exits with code 2."""
+
+
+class QuantizationError(RuntimeError):
+    """A run that cannot go on (NaN in the weights, a Hessian beyond repair), in one line. Exits with code 1."""

@@ -1,0 +1,1 @@
+"""Evaluation: perplexity protocols, divergence from full precision, lm-eval tasks."""

@@ -1,0 +1,57 @@
+"""The evaluation's settings, checked before anything is loaded."""
+
+import re
+from dataclasses import dataclass, field
+
+PROTOCOLS = ("gptq-2048", "gptq-4096", "lm-eval-word", "lm-eval-byte", "llamacpp-512", "hqq-1024-512")
+EXECUTIONS = ("fake",)
+_GPTQ = re.compile(r"gptq-([1-9]\d*)")
+
+
+def gptq_length(protocol: str) -> int | None:
+    """The window length N of ``gptq-N``; None for any other protocol."""
+    match = _GPTQ.fullmatch(protocol)
+    return int(match[1]) if match else None
+
+
+@dataclass
+class Evaluation:
+    """What to measure.
+
+    protocol: how perplexity is defined (``PROTOCOLS``, or ``gptq-N`` with windows of N tokens); corpus, split: the text
+    scored, a name or a file; max_windows: only the first windows (lm-eval protocols: documents); batch_size: sequences
+    per forward pass; tasks: lm-eval task names; num_fewshot: examples in the prompt (None: the task's own); limit:
+    items per task; include_path: a folder of lm-eval task yaml files; divergence: whether to compare every predicted
+    distribution with full precision's; execution: how quantized weights are computed with.
+
+    Raises:
+        ValueError: a field out of its range.
+    """
+
+    protocol: str = "gptq-2048"
+    corpus: str = "wikitext2"
+    split: str = "test"
+    max_windows: int | None = None
+    batch_size: int = 1
+    tasks: list[str] = field(default_factory=list)
+    num_fewshot: int | None = None
+    limit: int | None = None
+    include_path: str | None = None
+    divergence: bool = True
+    execution: str = "fake"
+
+    def __post_init__(self) -> None:
+        length = gptq_length(self.protocol)
+        if self.protocol not in PROTOCOLS and (length is None or length < 2):
+            raise ValueError(
+                f"evaluation.protocol={self.protocol!r}; allowed: {', '.join(PROTOCOLS)}, or gptq-N with windows of N "
+                "tokens"
+            )
+        if self.execution not in EXECUTIONS:
+            raise ValueError(f"evaluation.execution={self.execution!r}; allowed: {', '.join(EXECUTIONS)}")
+        for name, low in (("max_windows", 1), ("batch_size", 1), ("num_fewshot", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"evaluation.{name}={value}; allowed: an integer of at least {low}")
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"evaluation.tasks={self.tasks}: a task is named twice")

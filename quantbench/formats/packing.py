@@ -1,0 +1,41 @@
+"""Bit packing: b-bit codes laid end to end, least significant bit first, each row padded to a whole byte."""
+
+import torch
+from torch import Tensor
+
+_CHUNK = 8  # eight codes of b bits fill exactly b bytes
+
+
+def packed_bytes(columns: int, bits: int) -> int:
+    """Bytes of one packed row of ``columns`` codes."""
+    return -(-columns * bits // 8)
+
+
+def pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """Pack ``codes`` [rows, columns] (integers below 2^bits) into uint8 [rows, ceil(columns * bits / 8)].
+
+    Raises:
+        ValueError: bits outside 1..8, or a code that does not fit.
+    """
+    if not 1 <= bits <= 8:
+        raise ValueError(f"bits={bits}: allowed are 1 to 8")
+    if codes.numel() and (int(codes.max()) >= 2**bits or int(codes.min()) < 0):
+        raise ValueError(f"codes outside 0..{2**bits - 1} do not fit {bits} bits")
+    rows, columns = codes.shape
+    padded = torch.nn.functional.pad(codes.to(torch.int64), (0, -columns % _CHUNK)).view(rows, -1, _CHUNK)
+    shifts = torch.arange(_CHUNK, device=codes.device) * bits
+    words = (padded << shifts).sum(-1)  # at most 64 bits; the sign bit of int64 is just another bit here
+    byte_shifts = torch.arange(bits, device=codes.device) * 8
+    packed = ((words[..., None] >> byte_shifts) & 0xFF).to(torch.uint8).view(rows, -1)
+    return packed[:, : packed_bytes(columns, bits)].contiguous()
+
+
+def unpack_bits(packed: Tensor, bits: int, columns: int) -> Tensor:
+    """Inverse of :func:`pack_bits`: uint8 codes [rows, columns]."""
+    rows = packed.shape[0]
+    padded = torch.nn.functional.pad(packed, (0, -packed.shape[1] % bits)).view(rows, -1, bits).to(torch.int64)
+    byte_shifts = torch.arange(bits, device=packed.device) * 8
+    words = (padded << byte_shifts).sum(-1)
+    shifts = torch.arange(_CHUNK, device=packed.device) * bits
+    codes = ((words[..., None] >> shifts) & (2**bits - 1)).to(torch.uint8).view(rows, -1)
+    return codes[:, :columns].contiguous()

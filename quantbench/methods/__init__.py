@@ -1,0 +1,1 @@
+"""Quantization methods as choices on independent axes: range, transform, rounding, allocation, activation."""

@@ -1,0 +1,8 @@
+"""Rounding: which code each weight gets, given the grid."""
+
+from quantbench.methods.rounding.base import Rounded, Rounding
+from quantbench.methods.rounding.gptq import GPTQ
+from quantbench.methods.rounding.keep import KeepFullPrecision
+from quantbench.methods.rounding.rtn import RTN
+
+__all__ = ["GPTQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]

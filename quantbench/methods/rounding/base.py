@@ -1,0 +1,42 @@
+"""The contract of the rounding axis."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from quantbench.formats import QuantizedWeight
+from quantbench.methods.grid import Grid
+from quantbench.methods.stats import SiteStats
+
+
+class Rounded(NamedTuple):
+    """A quantized matrix and what was out of the ordinary on the way (for the record)."""
+
+    weight: QuantizedWeight
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Rounding(ABC):
+    """Chooses codes. Rows are independent given the statistics, so matrices that share inputs may come stacked."""
+
+    @property
+    def quantizes(self) -> bool:
+        """False for the choice that leaves the model in full precision."""
+        return True
+
+    @property
+    def sequential(self) -> bool:
+        """Whether later sites of a block must see the already quantized earlier ones (true-sequential)."""
+        return False
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the codes depend on activations."""
+        return False
+
+    @abstractmethod
+    def round(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Rounded:
+        """Quantize weight, fp32 [out, in], on ``grid``; ``stats``: the inputs of its site, None when not collected."""

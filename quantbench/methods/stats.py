@@ -1,0 +1,79 @@
+"""What calibration saw at one input site."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SiteStats:
+    """Sufficient statistics of the inputs X [tokens, in] of one site; q, k and v share a site.
+
+    gram: sum of x x^T, fp32 [in, in]; absmax: max |x| [in]; abs_sum: sum of |x| [in]; count: tokens seen; dropped:
+    tokens left out because they were not finite. No X is kept.
+    """
+
+    gram: Tensor
+    absmax: Tensor
+    abs_sum: Tensor
+    count: int = 0
+    dropped: int = 0
+
+    @classmethod
+    def empty(cls, columns: int, *, device: torch.device | str = "cpu") -> "SiteStats":
+        """No tokens seen yet."""
+        zeros = torch.zeros(columns, device=device)
+        return cls(torch.zeros(columns, columns, device=device), zeros, zeros.clone())
+
+    def update(self, inputs: Tensor) -> None:
+        """Add ``inputs`` [..., in]. Tokens with NaN or Inf are left out and counted."""
+        x = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+        finite = torch.isfinite(x).all(-1)
+        if not bool(finite.all()):
+            self.dropped += int((~finite).sum())
+            x = x[finite]
+        if not len(x):
+            return
+        self.gram.addmm_(x.T, x)
+        magnitude = x.abs()
+        self.absmax = torch.maximum(self.absmax, magnitude.amax(0))
+        self.abs_sum += magnitude.sum(0)
+        self.count += len(x)
+
+    @classmethod
+    def merged(cls, parts: Sequence["SiteStats"]) -> "SiteStats":
+        """The statistics of all parts' tokens together."""
+        return cls(
+            torch.stack([p.gram for p in parts]).sum(0),
+            torch.stack([p.absmax for p in parts]).amax(0),
+            torch.stack([p.abs_sum for p in parts]).sum(0),
+            sum(p.count for p in parts),
+            sum(p.dropped for p in parts),
+        )
+
+    def output_error(self, delta: Tensor) -> float:
+        """Mean over tokens of ||delta x||^2 for a weight change ``delta`` [out, in]: tr(delta H delta^T), exactly."""
+        return float(((delta @ self.hessian) * delta).sum())
+
+    @property
+    def hessian(self) -> Tensor:
+        """Mean of x x^T, fp32 [in, in]: half the Hessian of the layer's mean squared output error (GPTQ, eq. 1)."""
+        return self.gram / max(self.count, 1)
+
+    @property
+    def mean_abs(self) -> Tensor:
+        """Mean |x| per channel [in] (AWQ's activation magnitude)."""
+        return self.abs_sum / max(self.count, 1)
+
+    def scaled(self, scale: Tensor) -> "SiteStats":
+        """The statistics of x / scale [in], exactly: D^-1 H D^-1. No second pass over the data."""
+        inverse = 1 / scale
+        return SiteStats(
+            self.gram * inverse[:, None] * inverse[None, :],
+            self.absmax * inverse,
+            self.abs_sum * inverse,
+            self.count,
+            self.dropped,
+        )

@@ -1,0 +1,6 @@
+"""Transform: a function-preserving rewrite of the full-precision model before rounding."""
+
+from quantbench.methods.transform.awq import AWQ
+from quantbench.methods.transform.base import NoTransform, SiteProblem, SiteScaling, Transform
+
+__all__ = ["AWQ", "NoTransform", "SiteProblem", "SiteScaling", "Transform"]

@@ -1,0 +1,69 @@
+"""The contract of the transform axis."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from quantbench.methods.grid import Grid
+from quantbench.methods.stats import SiteStats
+
+
+OutputError = Callable[[Sequence[Tensor]], float]
+
+
+@dataclass(frozen=True)
+class SiteProblem:
+    """Everything a transform may know of the linears that one scale serves.
+
+    weights: the linears that read the scaled tensor, fp32 [out_i, in] each; stats: of that tensor; grid: how the
+    weights would be rounded (min-max range). linear_error: squared change of the linears' own outputs, mean over tokens
+    and summed over outputs, when their weights are replaced by the given ones; module_error: the same for the output of
+    the module they feed (attention, MLP), or None where the linears are all there is to score. tie: makes a scale
+    equal over the channels that one producer row feeds (grouped-query attention), None where there is no such tie.
+    """
+
+    weights: Sequence[Tensor]
+    stats: SiteStats
+    grid: Grid
+    linear_error: OutputError
+    module_error: OutputError | None = None
+    tie: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass
+class Transform(ABC):
+    """A rewrite that leaves the full-precision function as it is and makes the weights easier to round."""
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it looks at activations."""
+        return False
+
+
+@dataclass
+class NoTransform(Transform):
+    """The model as it is."""
+
+
+@dataclass
+class SiteScaling(Transform):
+    """A transform that divides a site's inputs by ``s`` [in] and multiplies the columns that read them by ``s``.
+
+    The walk folds the division into what produces the inputs (a norm's gain, an earlier linear's rows); a site whose
+    producer cannot absorb it is left alone.
+    """
+
+    @property
+    def needs_calibration(self) -> bool:
+        return True
+
+    @property
+    def replayed_batches(self) -> int | None:
+        """How many calibration batches ``problem.module_error`` should replay (None: all; 0: it is not called)."""
+        return 0
+
+    @abstractmethod
+    def site_scale(self, problem: SiteProblem) -> Tensor | None:
+        """The scale s [in] (positive), or None to leave the site alone."""

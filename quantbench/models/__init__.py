@@ -1,0 +1,1 @@
+"""Models: loading them, their structure, and the walk over their blocks."""

@@ -1,0 +1,167 @@
+"""Running decoder blocks one at a time, and seeing what flows into their linears."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantbench.methods.stats import SiteStats
+from quantbench.models.structure import Block, Structure
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class BlockInputs:
+    """What the decoder blocks are called with, for one set of token ids.
+
+    hidden: inputs of the next block, one tensor [batch, seqlen, hidden] a batch; calls: for each batch size, what each
+    block is given beside the hidden states (masks, rotary embeddings ...), which does not depend on the tokens.
+    """
+
+    hidden: list[Tensor]
+    calls: dict[int, list[Call]]
+
+    def call(self, block: int, hidden: Tensor) -> Call:
+        """What ``block`` is given beside ``hidden``."""
+        return self.calls[hidden.shape[0]][block]
+
+
+@torch.no_grad()
+def block_inputs(model: nn.Module, structure: Structure, batches: Sequence[Tensor]) -> BlockInputs:
+    """Everything before the first block, for each batch of token ids [batch, seqlen]; no block is computed."""
+    hidden: list[Tensor] = []
+    calls: dict[int, list[Call]] = {}
+    wrap = _returns_tuple(model, structure, batches[0])
+    for ids in batches:
+        seen: list[tuple[Tensor, Call]] = []
+        with _recording(structure, seen, wrap):
+            model(input_ids=ids, use_cache=False)
+        hidden.append(seen[0][0])
+        calls.setdefault(ids.shape[0], [call for _, call in seen])
+    return BlockInputs(hidden, calls)
+
+
+@contextmanager
+def _recording(structure: Structure, seen: list[tuple[Tensor, Call]], wrap: bool) -> Iterator[None]:
+    """Replace each block's forward by one that notes its arguments and passes the hidden states through."""
+
+    def record(*args: Any, **kwargs: Any) -> Any:
+        hidden, call = _split_hidden(args, kwargs)
+        seen.append((hidden, call))
+        return (hidden,) if wrap else hidden
+
+    try:
+        for block in structure.blocks:
+            block.module.forward = record
+        yield
+    finally:
+        for block in structure.blocks:
+            del block.module.forward
+
+
+def _split_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    if args:
+        return args[0], (args[1:], kwargs)
+    rest = dict(kwargs)
+    return rest.pop("hidden_states"), ((), rest)
+
+
+def _returns_tuple(model: nn.Module, structure: Structure, ids: Tensor) -> bool:
+    """Whether blocks return (hidden, ...) or hidden alone: ask the first one, on a few tokens."""
+    first, answers = structure.blocks[0].module, []
+    handle = first.register_forward_hook(lambda module, args, output: answers.append(isinstance(output, tuple)))
+    others = [block.module for block in structure.blocks[1:]]
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        hidden = _split_hidden(args, kwargs)[0]
+        return (hidden,) if answers[-1] else hidden
+
+    try:
+        for module in others:
+            module.forward = skip
+        model(input_ids=ids[:1, :4], use_cache=False)
+    finally:
+        handle.remove()
+        for module in others:
+            del module.forward
+    return answers[0]
+
+
+@torch.no_grad()
+def run_block(module: nn.Module, hidden: Tensor, call: Call, device: torch.device) -> Tensor:
+    """Output of a block for one batch; the result comes back to where ``hidden`` lies."""
+    args, kwargs = to_device(call, device)
+    output = module(hidden.to(device), *args, **kwargs)
+    return (output[0] if isinstance(output, tuple) else output).to(hidden.device)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors inside nested tuples, lists and dicts moved to ``device``; everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(to_device(v, device) for v in value)
+    return value
+
+
+@dataclass
+class Capture:
+    """What one pass over a block saw: statistics by site name, and the calls of chosen submodules."""
+
+    stats: dict[str, SiteStats] = field(default_factory=dict)
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+
+
+@contextmanager
+def capturing(
+    module: nn.Module,
+    block: Block,
+    *,
+    sites: Sequence[str],
+    parents: Sequence[str] = (),
+    max_calls: int | None = None,
+    device: torch.device,
+) -> Iterator[Capture]:
+    """While open, forward passes of ``module`` (the block or a copy) add to the yielded :class:`Capture`.
+
+    sites: names of the input sites to collect; parents: submodules whose arguments to keep, at most ``max_calls``.
+    """
+    capture, handles = Capture(), []
+    for site in block.sites:
+        if site.name in sites:
+            linear = module.get_submodule(site.linears[0])
+            stats = SiteStats.empty(_in_features(linear), device=device)
+            capture.stats[site.name] = stats
+            handles.append(linear.register_forward_pre_hook(_updating(stats)))
+    for parent in parents:
+        capture.calls[parent] = []
+        hook = _keeping(capture.calls[parent], max_calls)
+        handles.append(module.get_submodule(parent).register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield capture
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_features(linear: nn.Module) -> int:
+    assert isinstance(linear.in_features, int)
+    return linear.in_features
+
+
+def _updating(stats: SiteStats) -> Any:
+    return lambda module, args: stats.update(args[0])
+
+
+def _keeping(calls: list[Call], limit: int | None) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if limit is None or len(calls) < limit:
+            calls.append((args, kwargs))
+
+    return hook

@@ -1,0 +1,218 @@
+"""Quantizing one decoder block for one variant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from quantbench.errors import QuantizationError
+from quantbench.methods.grid import Grid
+from quantbench.methods.range.base import Range
+from quantbench.methods.range.minmax import MinMax
+from quantbench.methods.stats import SiteStats
+from quantbench.methods.transform.base import SiteProblem, SiteScaling
+from quantbench.models.capture import Call, Capture
+from quantbench.models.folds import Fold, scale_site_, tied_mean
+from quantbench.models.linear import QuantLinear
+from quantbench.models.structure import Block, Site
+
+if TYPE_CHECKING:
+    from quantbench.models.walk import Variant, VariantResult
+
+_MAX_DROPPED = 0.01  # more non-finite tokens than this say that the model, not a token, is broken
+
+
+class BlockSolver:
+    """Transforms and rounds the linears of one block (``module``, a copy) and writes what changed into ``result``."""
+
+    def __init__(
+        self,
+        block: Block,
+        module: nn.Module,
+        variant: Variant,
+        capture: Capture | None,
+        result: VariantResult,
+        device: torch.device,
+    ) -> None:
+        self.block, self.module, self.variant, self.result, self.device = block, module, variant, result, device
+        self.capture = capture or Capture()
+        self.stats: dict[str, SiteStats] = dict(self.capture.stats)
+        for site in block.sites:
+            if (stats := self.stats.get(site.name)) is not None:
+                self._check(site, stats)
+
+    def transform(self) -> None:
+        """Fit the transform of every site on the block as it is, then fold all of them in."""
+        if not isinstance(self.variant.transform, SiteScaling):
+            return
+        scales: list[tuple[list[Site], Tensor]] = []
+        for sites in self._scaled_together():
+            scale = self.variant.transform.site_scale(self._problem(sites))
+            if scale is not None:
+                scales.append((sites, scale))
+        for sites, scale in scales:
+            scale_site_(self.module, sites[0], scale)
+            for site in sites:
+                self.stats[site.name] = self.stats[site.name].scaled(scale)
+
+    def _scaled_together(self) -> list[list[Site]]:
+        """Sites that share one fold (the experts behind a norm take one scale), where something gets quantized."""
+        groups: dict[tuple[str, ...], list[Site]] = {}
+        for site in self.block.sites:
+            if site.fold is not None and site.name in self.stats:
+                groups.setdefault(site.fold.sites, []).append(site)
+        return [sites for sites in groups.values() if any(self._quantized(site) for site in sites)]
+
+    def round(self, sites: Sequence[str], stats: Mapping[str, SiteStats]) -> None:
+        """Round the linears of the named sites; those that share inputs and a grid are solved as one matrix."""
+        for site in self.block.sites:
+            if site.name not in sites:
+                continue
+            by_range: dict[int, tuple[Range, list[str]]] = {}
+            for name in self._quantized(site):
+                range_ = self.variant.range.for_linear(name)
+                key = id(range_) if range_ is self.variant.range else hash(type(range_))
+                by_range.setdefault(key, (range_, []))[1].append(name)
+            for range_, names in by_range.values():
+                self._round_together(site, names, range_, stats.get(site.name))
+
+    def _round_together(self, site: Site, names: list[str], range_: Range, stats: SiteStats | None) -> None:
+        linears = [self._linear(name) for name in names]
+        weights = [self._weight(name) for name in names]
+        label = self._full_name(names[0]) if len(names) == 1 else f"{self.block.name}.{{{','.join(names)}}}"
+        try:
+            rounded = self.variant.rounding.round(torch.cat(weights), Grid(self.variant.format, range_), stats)
+        except ValueError as error:
+            raise QuantizationError(f"{label}: {error}") from error
+        self.result.notes += [f"{label}: {note}" for note in rounded.notes]
+        parts = rounded.weight.split_rows([len(w) for w in weights])
+        for name, linear, part in zip(names, linears, parts, strict=True):
+            _replace(self.module, name, QuantLinear(part, linear.bias, dtype=linear.weight.dtype).to(self.device))
+            self.result.weights[self._full_name(name)] = part.to("cpu")
+
+    def _problem(self, sites: list[Site]) -> SiteProblem:
+        stats = [self.stats[site.name] for site in sites for _ in site.linears]
+        weights = [self._weight(name) for site in sites for name in site.linears]
+        fold, calls = sites[0].fold, self._calls_to_replay(sites)
+        assert fold is not None
+
+        def linear_error(replaced: Sequence[Tensor]) -> float:
+            return sum(s.output_error(r - w) for s, r, w in zip(stats, replaced, weights, strict=True))
+
+        return SiteProblem(
+            weights=weights,
+            stats=SiteStats.merged([self.stats[site.name] for site in sites]),
+            grid=Grid(self.variant.format, MinMax()),
+            linear_error=linear_error,
+            module_error=ModuleError(self.module, sites[0], calls) if calls else None,
+            tie=partial(tied_mean, fold=fold) if _is_tied(fold) else None,
+        )
+
+    def _calls_to_replay(self, sites: list[Site]) -> Sequence[Call]:
+        """Calls of the module that a site feeds; one capture may serve variants that replay fewer of them."""
+        assert isinstance(self.variant.transform, SiteScaling)
+        if len(sites) > 1 or sites[0].parent is None:
+            return ()
+        return self.capture.calls.get(sites[0].parent, ())[: self.variant.transform.replayed_batches]
+
+    def _quantized(self, site: Site) -> list[str]:
+        return [name for name in site.linears if self.variant.allocation.quantizes(self._full_name(name))]
+
+    def record_parameters(self) -> None:
+        """Note every parameter that is not a quantized weight and differs from the original block's."""
+        originals = dict(self.block.module.named_parameters())
+        for name, parameter in self.module.named_parameters():
+            value = parameter.detach().cpu()
+            if not torch.equal(value, originals[name].detach().cpu()):
+                self.result.parameters[self._full_name(name)] = value
+
+    def _weight(self, name: str) -> Tensor:
+        weight = self._linear(name).weight.detach().float()
+        if not bool(torch.isfinite(weight).all()):
+            raise QuantizationError(f"{self._full_name(name)}: the weights hold NaN or Inf")
+        return weight
+
+    def _linear(self, name: str) -> nn.Linear:
+        linear = self.module.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        return linear
+
+    def _full_name(self, name: str) -> str:
+        return f"{self.block.name}.{name}"
+
+    def _check(self, site: Site, stats: SiteStats) -> None:
+        if not stats.dropped:
+            return
+        label, seen = f"{self.block.name}.{site.name}", stats.dropped + stats.count
+        if stats.dropped > _MAX_DROPPED * seen:
+            raise QuantizationError(f"{label}: {stats.dropped} of {seen} calibration tokens hold NaN or Inf here")
+        self.result.notes.append(f"{label}: {stats.dropped} calibration tokens with NaN or Inf left out")
+
+
+class ModuleError:
+    """Mean squared change of a submodule's output when the weights of a site's linears are replaced."""
+
+    def __init__(self, block: nn.Module, site: Site, calls: Sequence[Call]) -> None:
+        assert site.parent is not None
+        self.module = block.get_submodule(site.parent)
+        self.linears = [block.get_submodule(name) for name in site.linears]
+        self.calls = calls
+        self.reference = [self._output(call) for call in calls]
+
+    @torch.no_grad()
+    def __call__(self, weights: Sequence[Tensor]) -> float:
+        """The error for replacement weights [out_i, in], one for each linear of the site."""
+        kept = [linear.weight.data for linear in self.linears]
+        try:
+            for linear, weight in zip(self.linears, weights, strict=True):
+                linear.weight.data = weight.to(linear.weight.dtype)
+            total = sum(
+                float((self._output(call) - reference).square().sum())
+                for call, reference in zip(self.calls, self.reference, strict=True)
+            )
+        finally:
+            for linear, weight in zip(self.linears, kept, strict=True):
+                linear.weight.data = weight
+        return total / sum(reference.numel() for reference in self.reference)
+
+    @torch.no_grad()
+    def _output(self, call: Call) -> Tensor:
+        args, kwargs = call
+        output = self.module(*args, **kwargs)
+        return (output[0] if isinstance(output, tuple) else output).float()
+
+
+def _is_tied(fold: Fold) -> bool:
+    return fold.rows is not None and len(fold.rows.unique()) < len(fold.rows)
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(root.get_submodule(parent), last, module)
+
+
+def apply_result(model: nn.Module, result: VariantResult) -> Callable[[], None]:
+    """Put a variant into ``model``: quantized linears and changed parameters. Returns what undoes it."""
+    modules: dict[str, nn.Module] = {}
+    parameters: list[tuple[nn.Parameter, Tensor]] = []
+    for name, weight in result.weights.items():
+        linear = modules[name] = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        quantized = QuantLinear(weight.to(linear.weight.device), linear.bias, dtype=linear.weight.dtype)
+        _replace(model, name, quantized)
+    for name, value in result.parameters.items():
+        parameter = model.get_parameter(name)
+        parameters.append((parameter, parameter.data))
+        parameter.data = value.to(parameter.device)
+
+    def undo() -> None:
+        for parameter, value in parameters:
+            parameter.data = value
+        for name, module in modules.items():
+            _replace(model, name, module)
+
+    return undo

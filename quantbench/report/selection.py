@@ -1,0 +1,192 @@
+"""From stored rows to the cells of one table, refusing what cannot be compared."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from quantbench.errors import InputError
+from quantbench.report.numbers import text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+Key = tuple[object, ...]
+Fields = tuple[str, ...]
+
+FULL_PRECISION = "fp16"
+
+# (field, fields within which it must be constant). Perplexity and its kin are measured in the windows of a protocol,
+# whose token ids depend on the model's tokenizer; accuracy does not know the protocol.
+_EVERYWHERE: tuple[tuple[str, Fields], ...] = (
+    ("metric", ()),
+    ("task", ()),
+    ("model", ()),
+    ("dtype", ()),
+    ("model_revision", ("model",)),
+)
+_IN_WINDOWS: tuple[tuple[str, Fields], ...] = (
+    ("protocol", ()),
+    ("corpus", ()),
+    ("evaluation_hash", ("model", "protocol", "corpus")),
+)
+_IN_ITEMS: tuple[tuple[str, Fields], ...] = (("evaluation.num_fewshot", ("task",)), ("count", ("task",)))
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to tabulate: fields of rows and columns, metrics, task, and conditions ``(field, allowed text)``."""
+
+    rows: Fields
+    cols: Fields
+    metrics: Fields
+    task: str | None = None
+    where: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def shown(self) -> Fields:
+        """Fields that the table shows, so that they may vary in it."""
+        return self.rows + self.cols
+
+
+def is_reference(row: Row) -> bool:
+    """Whether nothing was quantized, whatever preset the run started from (method=fp16 rounding=gptq is GPTQ)."""
+    return row["bits"] is None
+
+
+def in_windows(row: Row) -> bool:
+    """Whether the row was measured on the windows of the corpus, and not on the items of a task."""
+    return bool(row["task"] == row["corpus"])
+
+
+def value_of(row: Row, field: str) -> Any:
+    """A recorded column, or a dotted field of the run's configuration (None where the run has no such field)."""
+    if field in row and field != "config":
+        return row[field]
+    value: Any = row["config"]
+    for part in field.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def select(frame: "pd.DataFrame", query: Query) -> list[Row]:
+    """Rows that the query asks for, with the configuration parsed.
+
+    Raises:
+        InputError: unknown field, condition that nothing meets, metric or task that was not measured.
+    """
+    measured = set(frame["metric"])
+    for metric in query.metrics:
+        if metric not in measured:
+            raise InputError(f"metric {metric!r} is not stored; available: {', '.join(sorted(measured))}")
+    rows = _parse(frame[frame["metric"].isin(query.metrics or measured)])
+    for field in (*query.shown, *(field for field, _ in query.where)):
+        _check_field(rows, field)
+    for field, wanted in query.where:
+        if not any(_matches(value_of(row, field), wanted) for row in rows):
+            raise InputError(f"no stored run has {field}={wanted}; stored: {values_text(rows, field)}")
+        rows = [row for row in rows if _meets(row, field, wanted)]
+    if query.task is not None:
+        kept = [row for row in rows if row["task"] == query.task]
+        if not kept:
+            raise InputError(
+                f"task {query.task!r} is not stored for this metric; available: {values_text(rows, 'task')}"
+            )
+        rows = kept
+    return rows
+
+
+def _parse(frame: "pd.DataFrame") -> list[Row]:
+    configs = {config: json.loads(config) for config in frame["config"].unique()}
+    missing = frame.isna()
+    # A stored value that is not a number is a result (a model that broke); elsewhere missing is missing.
+    missing["value"] = False
+    rows = frame.astype(object).mask(missing, None).to_dict(orient="records")
+    return [{str(name): value for name, value in row.items()} | {"config": configs[row["config"]]} for row in rows]
+
+
+def _check_field(rows: Sequence[Row], field: str) -> None:
+    if any(value_of(row, field) is not None for row in rows) or (field in rows[0] and field != "config"):
+        return
+    known = [name for name in rows[0] if name != "config"]
+    paths = {path for row in rows for path in config_paths(row["config"])}
+    if field in paths:
+        return
+    close = get_close_matches(field, [*known, *paths], n=1)
+    allowed = f"did you mean {close[0]}?" if close else f"recorded are {', '.join(known)} and configuration fields"
+    raise InputError(f"unknown field {field!r}: {allowed}")
+
+
+def config_paths(config: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    """Dotted names of all fields of a configuration."""
+    for name, value in config.items():
+        yield prefix + name
+        if isinstance(value, Mapping):
+            yield from config_paths(value, f"{prefix}{name}.")
+
+
+def _meets(row: Row, field: str, wanted: str) -> bool:
+    """Whether the row has the value; full precision stays as the reference where it has none (bits=4)."""
+    value = value_of(row, field)
+    return _matches(value, wanted) or (value is None and is_reference(row))
+
+
+def _matches(value: object, wanted: str) -> bool:
+    options = [wanted, *wanted.split(",")]
+    if text(value).lower() in (option.lower() for option in options):
+        return True
+    return isinstance(value, float) and any(_is_number(option, value) for option in options)
+
+
+def _is_number(option: str, value: float) -> bool:
+    try:
+        return float(option) == value
+    except ValueError:
+        return False
+
+
+def values_text(rows: Sequence[Row], field: str, *, most: int = 8) -> str:
+    """The different values of a field, for a message."""
+    values = sorted({text(value_of(row, field)) for row in rows})
+    return ", ".join(values[:most]) + (" ..." if len(values) > most else "")
+
+
+def check_comparable(rows: Sequence[Row], query: Query) -> None:
+    """Refuse a table whose cells were not measured in the same way.
+
+    Raises:
+        InputError: metrics, tasks, models, dtypes, protocols, corpora, windows or few-shot counts are mixed along a
+            field that the table does not show.
+    """
+    windows = [row for row in rows if in_windows(row)]
+    items = [row for row in rows if not in_windows(row)]
+    for part, checks in ((rows, _EVERYWHERE), (windows, _IN_WINDOWS), (items, _IN_ITEMS)):
+        for field, within in checks:
+            if field not in query.shown:
+                _check_constant(part, field, within)
+
+
+def _check_constant(rows: Sequence[Row], field: str, within: Fields) -> None:
+    groups: dict[Key, set[str]] = {}
+    for row in rows:
+        groups.setdefault(key_of(row, within), set()).add(text(value_of(row, field)))
+    for group, values in groups.items():
+        if len(values) > 1:
+            first = min(values)
+            where = " for " + ", ".join(map(str, group)) if group else ""
+            choice = f"--{field} {first}" if field in ("task", "metric") else f"--where {field}={first}"
+            raise InputError(
+                f"the table would mix {field}{where}: {', '.join(sorted(values))}; choose one ({choice}) "
+                f"or show it (add {field} to --rows or --cols)"
+            )
+
+
+def key_of(row: Row, fields: Sequence[str]) -> Key:
+    """Values of the fields, as a key of rows, columns or groups."""
+    return tuple(_hashable(value_of(row, field)) for field in fields)
+
+
+def _hashable(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,106 @@
+"""``python -m quantbench table``: stored runs as a comparison table that refuses to mix what cannot be compared."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from quantbench.errors import InputError
+from quantbench.report import caption, render
+from quantbench.report.cells import arrange
+from quantbench.report.output import emit
+from quantbench.report.selection import Query, check_comparable, select
+
+_DEFAULT_METRIC = "perplexity"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (--help shows the usage)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the table that ``argv`` (without the program's name and verb) asks for; 2 and one line if it cannot be."""
+    try:
+        arguments = _parser().parse_args(argv)
+        output, notes = make_table(arguments.results, _query(arguments), form=arguments.format)
+        if arguments.output is None:
+            emit(output, sys.stdout)
+        else:
+            _save(Path(arguments.output), output)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for note in notes:
+        emit(f"note: {note}\n", sys.stderr)
+    return 0
+
+
+def make_table(results: str | Path, query: Query, *, form: str) -> tuple[str, list[str]]:
+    """The table as ``md``, ``latex`` or ``csv`` text, and the notes that the text has no place for (CSV).
+
+    Raises:
+        InputError: nothing stored, nothing selected, or runs that cannot stand in one table.
+    """
+    from quantbench.store.parquet import load
+
+    rows = select(load(results), query)
+    check_comparable(rows, query)
+    cells = arrange(rows, query)
+    title, notes = caption.title(cells, query), caption.notes(cells, query)
+    if form == "csv":
+        return render.comma_separated(cells, query), [title, *notes]
+    write = render.markdown if form == "md" else render.latex
+    return write(render.build(cells, query), title, notes), []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="quantbench table",
+        description="Tabulate stored runs. Fields are recorded columns (method, bits, group_size, seed, model ...) or "
+        "dotted configuration fields (rounding.damp_percent); several are joined by commas.",
+    )
+    parser.add_argument("results", nargs="?", default="results", help="results folder or parquet file (%(default)s)")
+    parser.add_argument("--rows", default="method", metavar="FIELDS", help="fields of the rows (%(default)s)")
+    parser.add_argument("--cols", default="bits", metavar="FIELDS", help="fields of the columns (%(default)s)")
+    parser.add_argument("--metric", metavar="NAMES", help=f"metric ({_DEFAULT_METRIC}; all if a field is metric)")
+    parser.add_argument("--task", metavar="NAME", help="corpus or task, where the metric has several")
+    parser.add_argument(
+        "--where", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="only these (VALUE,VALUE: any)"
+    )
+    parser.add_argument("--format", choices=("md", "latex", "csv"), default="md", help="(%(default)s)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
+    return parser
+
+
+def _query(arguments: argparse.Namespace) -> Query:
+    rows, cols = _fields(arguments.rows, "--rows"), _fields(arguments.cols, "--cols")
+    twice = sorted({field for field in (*rows, *cols) if (*rows, *cols).count(field) > 1})
+    if twice:
+        raise InputError(f"{twice[0]} is given twice in --rows and --cols")
+    default = () if "metric" in (*rows, *cols) else (_DEFAULT_METRIC,)
+    metrics = _fields(arguments.metric, "--metric") if arguments.metric is not None else default
+    return Query(rows=rows, cols=cols, metrics=metrics, task=arguments.task, where=_conditions(arguments.where))
+
+
+def _fields(joined: str, option: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in joined.split(","))
+    if not all(names):
+        raise InputError(f"{option} {joined!r}: give field names joined by commas")
+    return names
+
+
+def _conditions(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    for condition in given:
+        if "=" not in condition:
+            raise InputError(f"--where {condition}: give FIELD=VALUE")
+    pairs = (condition.partition("=") for condition in given)
+    return tuple((field.strip(), value.strip()) for field, _, value in pairs)
+
+
+def _save(path: Path, output: str) -> None:
+    try:
+        path.write_text(output, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,102 @@
+"""The table at the end of a run: full precision against quantized, what it cost, where it is."""
+
+import io
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from quantbench.measurement import Measurement
+from quantbench.report.numbers import decimals, fixed, size
+from quantbench.report.output import emit, is_unicode
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantbench.store.parquet import RunPaths
+    from quantbench.store.record import RunIdentity
+
+_WIDTH = 100
+_LABEL_WIDTH = 14
+
+
+def show_run(
+    identity: "RunIdentity", measurements: Sequence[Measurement], paths: "RunPaths", *, file: TextIO | None = None
+) -> None:
+    """Print a run, just finished or read back from the store, in at most 100 columns to ``file`` (default: stdout)."""
+    from rich.console import Console
+
+    file = sys.stdout if file is None else file
+    live, unicode = file.isatty(), is_unicode(file)
+    width = min(_WIDTH, shutil.get_terminal_size().columns) if live else _WIDTH
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=live, no_color=not live, highlight=False, markup=False)
+    console.print()
+    console.print(_title(identity), style="bold" if live else "")
+    console.print(_results(identity, measurements, unicode=unicode))
+    for label, value in _facts(identity):
+        line = textwrap.fill(f"{label:<{_LABEL_WIDTH}}{value}", width, subsequent_indent=" " * _LABEL_WIDTH)
+        console.print(line, soft_wrap=True)
+    # Never wrapped: a path is there to be copied.
+    console.print(f"{'stored':<{_LABEL_WIDTH}}{paths.run}", soft_wrap=True)
+    emit(text.getvalue(), file)
+
+
+def _title(identity: "RunIdentity") -> str:
+    setting = "full precision" if identity.bits is None else _quantized(identity)
+    return " | ".join((identity.method, setting, identity.model, identity.dtype))
+
+
+def _quantized(identity: "RunIdentity") -> str:
+    group = "per row" if identity.group_size is None else f"group {identity.group_size}"
+    symmetry = "symmetric" if identity.symmetric else "asymmetric"
+    changed = [identity.variant] if identity.variant else []
+    return ", ".join([f"{identity.format} {identity.bits} bit", group, symmetry, *changed])
+
+
+def _results(identity: "RunIdentity", measurements: Sequence[Measurement], *, unicode: bool) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if unicode else box.ASCII2, pad_edge=False, show_edge=False)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("on", overflow="ellipsis" if unicode else "crop", no_wrap=True, max_width=28)
+    for header in ("full precision", "quantized", "uncertainty"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for item in measurements:
+        places = decimals(item.value, low=item.ci_low, high=item.ci_high, stderr=item.stderr)
+        value = fixed(item.value, places)
+        baseline = "" if item.baseline is None else fixed(item.baseline, places)
+        # The floor belongs to the text, not to either model.
+        cells = (value, value) if item.metric == "entropy_floor" else (baseline, value)
+        uncertainty = _uncertainty(item, places, in_windows=item.task == identity.corpus)
+        table.add_row(item.metric, item.task, *cells, uncertainty if unicode else uncertainty.replace("±", "+/-"))
+    return table
+
+
+def _uncertainty(item: Measurement, places: int, *, in_windows: bool) -> str:
+    """The interval of a metric over windows, the standard error of a task's: as each is reported in papers."""
+    if in_windows and item.ci_low is not None and item.ci_high is not None:
+        return f"95 % CI [{fixed(item.ci_low, places)}, {fixed(item.ci_high, places)}]"
+    return "" if item.stderr is None else f"± {fixed(item.stderr, places)} s.e."
+
+
+def _facts(identity: "RunIdentity") -> list[tuple[str, str]]:
+    memory = json.loads(identity.peak_memory)
+    stages = [
+        f"{stage} {seconds:.1f} s" + (f" ({size(memory[stage])})" if memory.get(stage) else "")
+        for stage, seconds in json.loads(identity.seconds).items()
+    ]
+    facts = [
+        ("bits/weight", f"{identity.bits_per_weight:.4g}"),
+        ("size", f"{size(identity.model_bytes)} model, {size(identity.quantized_bytes)} of it quantized linears"),
+        ("protocol", f"{identity.protocol} on {identity.corpus}"),
+    ]
+    if identity.calibration is not None:
+        overlap = ", the corpus that is evaluated: contaminated" if identity.contaminated else ""
+        amount = f"{identity.num_samples} x {identity.seqlen} tokens, statistics {identity.statistics}"
+        facts.append(("calibration", f"{identity.calibration} {amount}{overlap}"))
+    facts.append(("stages", ", ".join(stages)))
+    return facts + [("note", note) for note in json.loads(identity.notes)]

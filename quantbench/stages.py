@@ -1,0 +1,53 @@
+"""Seconds and peak memory of the stages of a run."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+class Stages:
+    """Collects seconds and peak bytes by stage; host memory always, device memory where there is CUDA."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self.peak_memory: dict[str, dict[str, int]] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what runs inside."""
+        _reset_host_peak()
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if cuda:
+                torch.cuda.synchronize(self.device)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            peak = {"host": _host_peak()}
+            if cuda:
+                peak["device"] = torch.cuda.max_memory_allocated(self.device)
+            self.peak_memory[name] = peak
+
+
+def _reset_host_peak() -> None:
+    """Restart the kernel's high-water mark of this process (Linux); elsewhere the peak is that of the run so far."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _host_peak() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
