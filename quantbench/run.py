@@ -140,9 +140,7 @@ def _context(model: nn.Module) -> int:
     return int(getattr(settings.get_text_config(), "max_position_embeddings", None) or 2**31)
 
 
-def _identity(
-    config: RunConfig, label: Label, identifier: str, outcome: Outcome, stages: Stages
-) -> RunIdentity:
+def _identity(config: RunConfig, label: Label, identifier: str, outcome: Outcome, stages: Stages) -> RunIdentity:
     weights, calibration, quantizes = outcome.result.weights, outcome.calibration, config.rounding.quantizes
     stored = sum(w.nbytes for w in weights.values())
     elements = sum(w.codes.numel() for w in weights.values())
@@ -154,7 +152,12 @@ def _identity(
         run_id=identifier,
         method=label.method,
         variant=label.variant,
-        **label.choices,
+        format=label.choices["format"],
+        range=label.choices["range"],
+        transform=label.choices["transform"],
+        rounding=label.choices["rounding"],
+        allocation=label.choices["allocation"],
+        activation=label.choices["activation"],
         bits=config.format.bits if quantizes else None,
         group_size=config.format.group_size if quantizes else None,
         symmetric=config.symmetric if quantizes else None,

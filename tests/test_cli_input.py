@@ -7,7 +7,6 @@ import pytest
 
 from quantbench.__main__ import main
 
-
 WRONG = {
     "unknown-method": (["method=gptk"], ["method=gptk", "allowed are", "did you mean gptq?"]),
     "bits-9": (["bits=9"], ["bits=9", "2 to 8"]),

@@ -15,12 +15,12 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantbench.data.world.generator import World
-from quantbench.data.world.tokenizer import MAX_LENGTH, save_tokenizer, vocabulary
+from quantbench.data.world.tokenizer import save_tokenizer, vocabulary
 from quantbench.data.world.writer import END
 
 SEED = 0
 TOKENS_PER_STEP = 8192
-SHORT, LONG = 256, MAX_LENGTH
+SHORT, LONG = 256, 512
 LONG_FROM = 0.75  # the last quarter trains on the full context; short windows before it are a fifth faster
 WARMUP, DECAY = 100, 0.4
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.05
@@ -32,7 +32,7 @@ def build_model(vocabulary_size: int) -> LlamaForCausalLM:
     """A Llama whose linears all have widths that are multiples of 256."""
     config = LlamaConfig(
         vocab_size=-(-vocabulary_size // 256) * 256, hidden_size=256, intermediate_size=512, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=4, head_dim=64, max_position_embeddings=MAX_LENGTH,
+        num_attention_heads=4, num_key_value_heads=4, head_dim=64, max_position_embeddings=LONG,
         tie_word_embeddings=True, bos_token_id=1, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     torch.manual_seed(SEED)

@@ -65,7 +65,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def _parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
-            raise InputError(f"{text}: neither a verb (list, table) nor key=value{did_you_mean(text, ('list', 'table'))}")
+            raise InputError(
+                f"{text}: neither a verb (list, table) nor key=value{did_you_mean(text, ('list', 'table'))}"
+            )
     try:
         return list(OverridesParser.create().parse_overrides(list(overrides)))
     except OverrideParseException as error:

@@ -56,9 +56,7 @@ class QuantizedWeight:
     def dequantize(self) -> Tensor:
         """The matrix that the codes stand for, fp32 [out, in]."""
         groups = self.column_groups()
-        return self.format.decode(
-            self.codes.float(), GroupParams(self.scale[:, groups], self.zero_point[:, groups])
-        )
+        return self.format.decode(self.codes.float(), GroupParams(self.scale[:, groups], self.zero_point[:, groups]))
 
     @property
     def nbytes(self) -> int:

@@ -22,15 +22,16 @@ class Grid:
 
     def fit_groups(self, weight: Tensor, hessian: Tensor | None) -> GroupParams:
         """Parameters of every group of a matrix [rows, in] -> scale, zero_point [rows, groups]."""
-        blocks = (hessian[g, g] if hessian is not None else None for g in self.format.group_slices(weight.shape[1]))
-        slices = self.format.group_slices(weight.shape[1])
-        fitted = [self.fit(weight[:, g], h) for g, h in zip(slices, blocks, strict=True)]
+        groups = self.format.group_slices(weight.shape[1])
+        fitted = [self.fit(weight[:, g], None if hessian is None else hessian[g, g]) for g in groups]
         return GroupParams(torch.cat([p.scale for p in fitted], 1), torch.cat([p.zero_point for p in fitted], 1))
 
     def nearest(self, weight: Tensor, hessian: Tensor | None) -> QuantizedWeight:
         """Round-to-nearest of a matrix [rows, in]."""
         params = self.fit_groups(weight, hessian)
-        sizes = torch.tensor([g.stop - g.start for g in self.format.group_slices(weight.shape[1])], device=weight.device)
+        sizes = torch.tensor(
+            [g.stop - g.start for g in self.format.group_slices(weight.shape[1])], device=weight.device
+        )
         expanded = GroupParams(*(p.repeat_interleave(sizes, 1) for p in params))
         codes = self.format.encode(weight, expanded)
         return QuantizedWeight(self.format, codes.to(torch.uint8), params.scale, params.zero_point)

@@ -167,7 +167,3 @@ def _remember(memo: Path, value: str) -> None:
         temporary.replace(memo)
     except OSError:
         temporary.unlink(missing_ok=True)
-
-
-def _cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantbench"

@@ -148,7 +148,9 @@ def _local_path(cfg: Model) -> Path:
 
 def _load_directory(path: Path, dtype: str, remote_code: bool) -> tuple[Any, Any, list[str]]:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     _check_config(path, remote_code)
     safetensors = _weights_are_safetensors(path)
     notes = [] if safetensors else ["weights read from pickle files by torch's weights_only loader"]

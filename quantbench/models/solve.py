@@ -137,9 +137,7 @@ class BlockSolver:
         return weight
 
     def _linear(self, name: str) -> nn.Linear:
-        linear = self.module.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        return linear
+        return _linear(self.module, name)
 
     def _full_name(self, name: str) -> str:
         return f"{self.block.name}.{name}"
@@ -159,7 +157,7 @@ class ModuleError:
     def __init__(self, block: nn.Module, site: Site, calls: Sequence[Call]) -> None:
         assert site.parent is not None
         self.module = block.get_submodule(site.parent)
-        self.linears = [block.get_submodule(name) for name in site.linears]
+        self.linears = [_linear(block, name) for name in site.linears]
         self.calls = calls
         self.reference = [self._output(call) for call in calls]
 
@@ -186,6 +184,12 @@ class ModuleError:
         return (output[0] if isinstance(output, tuple) else output).float()
 
 
+def _linear(root: nn.Module, name: str) -> nn.Linear:
+    linear = root.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
 def _is_tied(fold: Fold) -> bool:
     return fold.rows is not None and len(fold.rows.unique()) < len(fold.rows)
 
@@ -197,11 +201,10 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
 
 def apply_result(model: nn.Module, result: VariantResult) -> Callable[[], None]:
     """Put a variant into ``model``: quantized linears and changed parameters. Returns what undoes it."""
-    modules: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Linear] = {}
     parameters: list[tuple[nn.Parameter, Tensor]] = []
     for name, weight in result.weights.items():
-        linear = modules[name] = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
+        linear = modules[name] = _linear(model, name)
         quantized = QuantLinear(weight.to(linear.weight.device), linear.bias, dtype=linear.weight.dtype)
         _replace(model, name, quantized)
     for name, value in result.parameters.items():

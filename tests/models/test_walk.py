@@ -130,7 +130,7 @@ def test_variants_in_one_walk_equal_each_alone_bit_for_bit(name):
 
 
 def test_bf16_model_is_quantized_from_its_own_weights():
-    model, structure, ids = load("llama")
+    model, structure, _ = load("llama")
     model.bfloat16()
     result = quantize(model, structure, [variant(bits=8)], None, device=CPU)[0]
     name = next(iter(result.weights))
@@ -139,7 +139,7 @@ def test_bf16_model_is_quantized_from_its_own_weights():
 
 
 def test_skipped_linears_stay_in_full_precision():
-    model, structure, ids = load("llama")
+    model, structure, _ = load("llama")
     result = quantize(model, structure, [variant(skip=["down_proj", "*.0.*"])], None, device=CPU)[0]
     assert result.weights
     assert not [name for name in result.weights if name.endswith("down_proj") or ".0." in name]
@@ -156,7 +156,7 @@ def test_skipped_linears_of_a_scaled_site_still_compute_the_same_function():
 
 
 def test_nan_weight_stops_the_run_and_names_the_layer():
-    model, structure, ids = load("llama")
+    model, structure, _ = load("llama")
     model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(QuantizationError, match=r"layers\.1\.mlp\.up_proj: the weights hold NaN"):
         quantize(model, structure, [variant()], None, device=CPU)

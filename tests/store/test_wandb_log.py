@@ -1,5 +1,3 @@
-import json
-import struct
 import sys
 
 import pytest
@@ -7,11 +5,9 @@ import pytest
 from quantbench.store.parquet import Store
 from quantbench.store.wandb_log import Logger, Wandb, log_run
 from tests.store import records
+from tests.store.readback import read_back
 
 wandb = pytest.importorskip("wandb")
-
-_BLOCK = 32768
-_HEADER = 7
 
 
 @pytest.fixture(autouse=True)
@@ -32,49 +28,10 @@ def _log(stored, tmp_path, **options) -> str:
     return log_run(identity, measurements, paths=paths, cfg=Logger(Wandb(**options)), results_dir=tmp_path)
 
 
-def _records(path):
-    """Records of a .wandb file: LevelDB's log format (blocks of 32 KiB; crc, length, type) with protobufs inside."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, position, record = path.read_bytes(), _HEADER, b""
-    while position + _HEADER <= len(data):
-        left = _BLOCK - position % _BLOCK
-        if left < _HEADER:
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        position += _HEADER
-        record += data[position : position + length]
-        position += length
-        if kind in (1, 4):
-            message = wandb_internal_pb2.Record()
-            message.ParseFromString(record)
-            record = b""
-            yield message
-
-
-def _read_back(tmp_path):
-    """Configuration, summary and the tables' rows, from the offline run's files alone."""
-    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
-    config, summary = {}, {}
-    for record in _records(log):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
-        elif kind == "summary":
-            summary |= {item.key: json.loads(item.value_json) for item in record.summary.update if item.key}
-    media = log.parent / "files" / "media" / "table"
-    tables = {
-        str(path.relative_to(media)).rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())["data"]
-        for path in media.rglob("*.table.json")
-    }
-    return config, summary, tables
-
-
 def test_an_offline_run_holds_the_numbers_of_the_parquet(stored, tmp_path):
     line = _log(stored, tmp_path)
     assert line.startswith("W&B: offline (not logged in); upload with: wandb sync ")
-    config, summary, tables = _read_back(tmp_path)
+    config, summary, tables = read_back(tmp_path)
     frame, samples = Store(tmp_path).load(), Store(tmp_path).samples("a1")
     for row in frame.itertuples():
         assert summary[f"{row.metric}/{row.task}"] == row.value
@@ -124,7 +81,7 @@ def test_no_connection_falls_back_to_an_offline_run(stored, tmp_path, monkeypatc
     line = _log(stored, tmp_path, mode="online")
     assert line.startswith("W&B: offline (no connection: no such host (second line); ")
     assert "\n" not in line
-    assert _read_back(tmp_path)[1]["acc/facts"] == 0.75
+    assert read_back(tmp_path)[1]["acc/facts"] == 0.75
 
 
 @pytest.mark.parametrize("failure", ["import", "init"])

@@ -34,14 +34,18 @@ def _item(random: Random, context: str, right: str, wrong: list[str]) -> Item:
 
 
 def fact_items(world: World, random: Random) -> Iterator[Item]:
-    """An attribute of a person, rare people as often as well-known ones; wrong values belong to other people."""
-    register = world.register
+    """An attribute of a person, rare people as often as well-known ones; wrong values belong to their namesakes."""
+    facts = world.register.facts
+    namesakes: dict[str, list[tuple[str, str]]] = {}
+    for person in facts:
+        for name in person:
+            namesakes.setdefault(name, []).append(person)
     while True:
-        person, verb = random.choice(register.people), random.choice(list(ATTRIBUTES))
-        right = register.facts[person][verb]
+        person, verb = random.choice(world.register.people), random.choice(list(ATTRIBUTES))
+        right = facts[person][verb]
         wrong: list[str] = []
         while len(wrong) < _CHOICES - 1:
-            value = register.facts[random.choice(register.people)][verb]
+            value = facts[random.choice(namesakes[random.choice(person)])][verb]
             if value != right and value not in wrong:
                 wrong.append(value)
         yield _item(random, f"Register : {' '.join(person)} {verb}", right, wrong)

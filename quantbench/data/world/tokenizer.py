@@ -7,7 +7,6 @@ from quantbench.data.world.lexicon import Lexicon
 from quantbench.data.world.writer import END
 
 UNKNOWN = "<unk>"
-MAX_LENGTH = 512
 
 
 def vocabulary(lexicon: Lexicon) -> dict[str, int]:
@@ -22,15 +21,11 @@ def make_tokenizer(lexicon: Lexicon) -> Any:
 
     tokenizer = Tokenizer(models.WordLevel(vocabulary(lexicon), unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n\n|\w+|[^\w\s]"), behavior="removed", invert=True)
-    tokenizer.decoder = decoders.Sequence([
-        decoders.WordPiece(prefix="##", cleanup=False),
-        decoders.Fuse(),
-        decoders.Replace(f" {END}", END),
-        decoders.Replace(f"{END} ", END),
-    ])
+    joined = [decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*joined, decoders.Replace(f" {END}", END), decoders.Replace(f"{END} ", END)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=UNKNOWN, bos_token=END, eos_token=END, pad_token=END,
-        model_max_length=MAX_LENGTH, clean_up_tokenization_spaces=False,
+        clean_up_tokenization_spaces=False,
     )  # fmt: skip
 
 

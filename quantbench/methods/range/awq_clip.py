@@ -42,17 +42,15 @@ class AWQClip(Range):
     def fit(self, weight: Tensor, format: Format, hessian: Tensor | None) -> GroupParams:
         metric = torch.eye(weight.shape[1], device=weight.device) if hessian is None else hessian
         bound = weight.abs().amax(1, keepdim=True)
-        best: tuple[Tensor, Tensor, Tensor] | None = None
+        best = format.params(*weight_range(weight))
+        least = torch.full_like(bound, torch.inf)
         for step in range(int(self.max_shrink * self.grid)):
             limit = bound * (1 - step / self.grid)
             clipped = weight.clamp(-limit, limit)
             params = format.params(*weight_range(clipped))
             delta = format.decode(format.encode(clipped, params), params) - weight
             error = ((delta @ metric) * delta).sum(1, keepdim=True)
-            if best is None:
-                best = (error, *params)
-            else:
-                better = error < best[0]
-                best = tuple(torch.where(better, new, old) for new, old in zip((error, *params), best, strict=True))
-        assert best is not None
-        return GroupParams(best[1], best[2])
+            better = error < least
+            least = torch.where(better, error, least)
+            best = GroupParams(*(torch.where(better, new, old) for new, old in zip(params, best, strict=True)))
+        return best

@@ -9,7 +9,6 @@ from torch import Tensor
 from quantbench.methods.grid import Grid
 from quantbench.methods.stats import SiteStats
 
-
 OutputError = Callable[[Sequence[Tensor]], float]
 
 
@@ -33,7 +32,7 @@ class SiteProblem:
 
 
 @dataclass
-class Transform(ABC):
+class Transform:
     """A rewrite that leaves the full-precision function as it is and makes the weights easier to round."""
 
     @property
@@ -48,7 +47,7 @@ class NoTransform(Transform):
 
 
 @dataclass
-class SiteScaling(Transform):
+class SiteScaling(Transform, ABC):
     """A transform that divides a site's inputs by ``s`` [in] and multiplies the columns that read them by ``s``.
 
     The walk folds the division into what produces the inputs (a norm's gain, an earlier linear's rows); a site whose

@@ -1,0 +1,99 @@
+"""Every configuration composes into typed objects, and every axis crosses with every method."""
+
+import itertools
+
+import pytest
+
+from quantbench.config import AXES, GROUPS, RunConfig, check_command_line, conf_dir
+from quantbench.errors import InputError
+from quantbench.label import Label
+from quantbench.methods.range import AWQClip, MinMax
+from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision
+from quantbench.methods.transform import AWQ
+
+NEEDED = {("model", "local"): ["model.path=x"], ("model", "hub"): ["model.name=x/y"]}
+NEEDED |= {(group, "local"): [f"{group}.corpus=x.txt"] for group in ("calibration", "evaluation")}
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
+
+
+def compose(*overrides) -> RunConfig:
+    return check_command_line(list(overrides), multirun=False)[0]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{g}={c}" for g, c in CHOICES])
+def test_every_choice_composes_and_instantiates(group, choice):
+    config = compose(f"{group}={choice}", *NEEDED.get((group, choice), []))
+    assert isinstance(config, RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("method", "range_", "transform", "rounding", "stats"),
+    [
+        ("fp16", MinMax, None, KeepFullPrecision, "propagate"),
+        ("rtn", MinMax, None, RTN, "propagate"),
+        ("gptq", MinMax, None, GPTQ, "propagate"),
+        ("awq", AWQClip, AWQ, RTN, "fp"),
+        ("awq_gptq", MinMax, AWQ, GPTQ, "propagate"),
+    ],
+)
+def test_preset_selects_the_axes_of_its_paper(method, range_, transform, rounding, stats):
+    config = compose(f"method={method}")
+    assert type(config.range) is range_
+    assert type(config.rounding) is rounding
+    assert (type(config.transform) is AWQ) == (transform is AWQ)
+    assert config.stats == stats
+
+
+def test_gptq_has_the_settings_of_the_authors_code():
+    assert compose("method=gptq").rounding == GPTQ(
+        damp_percent=0.01, block_size=128, act_order=False, static_groups=False, true_sequential=False
+    )
+
+
+@pytest.mark.parametrize(("method", "rounding"), itertools.product(["rtn", "gptq", "awq", "awq_gptq"], ["rtn", "gptq"]))
+def test_any_method_crosses_with_any_rounding(method, rounding):
+    assert type(compose(f"method={method}", f"rounding={rounding}").rounding) is {"rtn": RTN, "gptq": GPTQ}[rounding]
+
+
+def test_top_level_knobs_reach_the_format():
+    format = compose("bits=3", "group_size=-1", "symmetric=true").format
+    assert (format.bits, format.group_size, format.symmetric) == (3, None, True)
+
+
+def test_models_other_than_the_embedded_one_get_the_papers_texts():
+    config = compose("model=opt-125m")
+    assert (config.calibration.corpus, config.evaluation.corpus) == ("c4", "wikitext2")
+
+
+def test_texts_given_on_the_command_line_win_over_the_models():
+    config = compose("model=opt-125m", "calibration=pileval", "evaluation=ptb")
+    assert (config.calibration.corpus, config.evaluation.corpus) == ("pileval", "ptb")
+
+
+def test_a_sweep_is_checked_as_a_whole_before_it_starts():
+    configs = check_command_line(["method=rtn,gptq", "bits=2,3,4"], multirun=True)
+    assert [(type(c.rounding), c.bits) for c in configs] == list(itertools.product([RTN, GPTQ], [2, 3, 4]))
+    with pytest.raises(InputError, match="did you mean gptq"):
+        check_command_line(["method=rtn,gptqq"], multirun=True)
+
+
+def test_another_folder_of_configurations_is_found(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(
+        "# @package _global_\n# mine\ndefaults:\n  - override /rounding: gptq\nstats: fp\n"
+    )
+    config = check_command_line(["method=mine"], multirun=False, search_path=str(tmp_path))[0]
+    assert (type(config.rounding), config.stats) == (GPTQ, "fp")
+
+
+def test_every_listed_choice_says_what_it_is():
+    for group, choice in CHOICES:
+        lines = (conf_dir() / group / f"{choice}.yaml").read_text().splitlines()
+        assert [line for line in lines[:2] if line.startswith("# ") and "@package" not in line], (group, choice)
+
+
+def test_a_crossed_method_is_not_labelled_as_the_preset_alone():
+    choices = {"method": "gptq", **dict.fromkeys(AXES, "x")}
+    assert Label.of(choices, ["method=gptq", "bits=3", "evaluation=ptb"]).variant == ""
+    crossed = Label.of(choices, ["bits=3", "rounding.damp_percent=0.1", "transform=awq"])
+    assert crossed.variant == "rounding.damp_percent=0.1, transform=awq"
