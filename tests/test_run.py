@@ -121,7 +121,7 @@ def test_a_stored_run_is_shown_and_not_recomputed(awq, capfd, monkeypatch):
     shown = capfd.readouterr().out
     assert "already stored; force=true recomputes it" in shown
     assert file.stat().st_mtime_ns == written
-    assert [line for line in done.stdout.splitlines() if "perplexity" in line][0] in shown
+    assert next(line for line in done.stdout.splitlines() if "perplexity" in line) in shown
 
 
 def test_full_precision_is_one_run_whatever_the_bits(tmp_path, monkeypatch):

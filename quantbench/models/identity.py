@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantbench.errors import InputError
+from quantbench.paths import cache_dir
 from quantbench.progress import track
 
 _CHUNK = 1 << 22
@@ -144,7 +145,7 @@ def _no_access(name: str, reason: str) -> str:
 def _file_digest(path: Path) -> str:
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()
-    memo = _cache_directory() / "digests" / key
+    memo = cache_dir() / "digests" / key
     if memo.is_file() and len(known := memo.read_text()) == 64:
         return known
     digest = hashlib.sha256()

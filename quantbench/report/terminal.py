@@ -86,7 +86,7 @@ def _uncertainty(item: Measurement, places: int, *, in_windows: bool) -> str:
 def _facts(identity: "RunIdentity") -> list[tuple[str, str]]:
     memory = json.loads(identity.peak_memory)
     stages = [
-        f"{stage} {seconds:.1f} s" + (f" ({size(memory[stage])})" if memory.get(stage) else "")
+        f"{stage} {seconds:.1f} s" + _peaks(memory.get(stage, {}))
         for stage, seconds in json.loads(identity.seconds).items()
     ]
     facts = [
@@ -100,3 +100,10 @@ def _facts(identity: "RunIdentity") -> list[tuple[str, str]]:
         facts.append(("calibration", f"{identity.calibration} {amount}{overlap}"))
     facts.append(("stages", ", ".join(stages)))
     return facts + [("note", note) for note in json.loads(identity.notes)]
+
+
+def _peaks(memory: dict[str, int]) -> str:
+    """Peak memory of a stage: of the host alone, or of host and device."""
+    if len(memory) == 1:
+        return f" ({size(*memory.values())})"
+    return f" ({', '.join(f'{where} {size(peak)}' for where, peak in memory.items())})" if memory else ""

@@ -71,7 +71,7 @@ class RunIdentity:
     git_dirty: bool | None = _column("code differed from the commit")
     created: str = _column("when the run ended, UTC, ISO 8601")
     seconds: str = _column("wall-clock seconds by stage, JSON")
-    peak_memory: str = _column("peak bytes by stage, JSON")
+    peak_memory: str = _column("peak bytes by stage and place (host, device), JSON")
     notes: str = _column("what was handled or needs saying (dead columns, re-damping ...), JSON list")
     schema_version: int = field(default=SCHEMA_VERSION, metadata={"doc": "version of this schema"})
 

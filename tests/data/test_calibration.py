@@ -27,15 +27,17 @@ def documents_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_random_windows_repeat_gptqs_generator(text_file: Path) -> None:
+@pytest.mark.parametrize("slack", [4, 2000], ids=lambda slack: f"{slack}-starts")
+def test_random_windows_repeat_gptqs_generator(text_file: Path, slack: int) -> None:
     tokenizer = make_tokenizer(adds_bos=True)
-    found = build(Calibration(corpus=str(text_file), num_samples=9, seqlen=32), tokenizer, seed=3)
     ids = tokenizer(text_file.read_text(), return_tensors="pt").input_ids
+    seqlen = ids.shape[1] - slack
+    found = build(Calibration(corpus=str(text_file), num_samples=9, seqlen=seqlen), tokenizer, seed=3)
     random.seed(3)
     expected = []
     for _ in range(9):
-        i = random.randint(0, ids.shape[1] - 32 - 1)
-        expected.append(ids[0, i : i + 32])
+        i = random.randint(0, ids.shape[1] - seqlen - 1)
+        expected.append(ids[0, i : i + seqlen])
     assert torch.equal(found.ids, torch.stack(expected))
 
 

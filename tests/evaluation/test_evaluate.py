@@ -99,7 +99,9 @@ def test_a_stored_baseline_is_read_and_not_computed_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "change", [{"text": make_text(120, seed=7)}, {"max_windows": 3}, {"divergence": False}], ids=str
+    "change",
+    [{"text": make_text(120, seed=7)}, {"max_windows": 3}, {"divergence": False}],
+    ids=lambda change: next(iter(change)),
 )
 def test_another_text_or_setting_has_another_baseline(tmp_path: Path, change: dict) -> None:
     model = make_model()
@@ -179,6 +181,25 @@ def test_a_tasks_own_perplexity_does_not_take_the_protocols_name() -> None:
     (found,) = task_measurements([score], None)
     assert (found.metric, found.unit) == ("task_perplexity", "ppl")
     assert found.value == pytest.approx(math.exp(1.5))
+
+
+def test_world_windows_carry_the_entropy_of_their_own_targets(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    import quantbench
+    from quantbench.data import world
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(quantbench.__file__).parent / "assets" / "world")
+    config = Evaluation(protocol="gptq-100", corpus="world")
+    prepared = prepare(config, tokenizer, max_context=512, cache_dir=tmp_path)
+    floor = world.floor("test")
+    count = len(prepared.window_set.windows)
+    assert count == len(floor) // 100
+    # Every token's entropy is in one window, is a window's unscored first token, or is in the dropped tail.
+    unscored = sum(floor[0 : 100 * count : 100]) + sum(floor[100 * count :])
+    assert prepared.floor is not None
+    assert prepared.floor.sum() * 99 + unscored == pytest.approx(sum(floor))
+    assert prepared.floor[1] == pytest.approx(np.mean(floor[101:200]))
 
 
 def test_known_entropy_is_reported_over_the_same_targets() -> None:

@@ -89,6 +89,32 @@ def test_local_task_equals_lm_eval_item_for_item_without_network(
         assert score.higher_is_better
 
 
+def test_likelihood_task_gives_lm_evals_perplexity_and_accuracy(tmp_path: Path) -> None:
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    data = tmp_path / "rows.jsonl"
+    rows = [{"context": make_text(6, seed=seed), "target": " " + make_text(1, seed=seed)} for seed in range(8)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    definition = CHOICES.format(name="tiny_target", data=data).split("output_type")[0] + (
+        "output_type: loglikelihood\ndoc_to_text: '{{context}}'\ndoc_to_target: '{{target}}'\n"
+        "metric_list:\n  - metric: perplexity\n    aggregation: perplexity\n    higher_is_better: false\n"
+        "  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
+    )
+    (tmp_path / "tiny_target.yaml").write_text(definition)
+    model = make_model(context=256)
+    expected = simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=make_tokenizer(), batch_size=1),
+        tasks=["tiny_target"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+    )["results"]["tiny_target"]
+    found = scores(Evaluation(tasks=["tiny_target"], include_path=str(tmp_path)), tmp_path, model)
+    assert found["tiny_target", "perplexity"].value == pytest.approx(expected["perplexity,none"])
+    assert not found["tiny_target", "perplexity"].higher_is_better
+    assert found["tiny_target", "acc"].value == pytest.approx(expected["acc,none"])
+
+
 def test_a_group_pools_the_items_of_its_tasks(folder: Path, tmp_path: Path) -> None:
     config = Evaluation(tasks=["tiny_both", "tiny_one", "tiny_two"], include_path=str(folder))
     found = scores(config, tmp_path, make_model(context=256))
@@ -106,6 +132,7 @@ def test_a_changed_item_changes_the_tasks_fingerprint(folder: Path, tmp_path: Pa
     assert before.fingerprint == again.fingerprint != after.fingerprint
 
 
+@pytest.mark.slow
 def test_unknown_task_names_the_nearest(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unknown lm-eval task 'helaswag'; nearest: .*hellaswag"):
         check_tasks(Evaluation(tasks=["helaswag"]), cache_dir=tmp_path)

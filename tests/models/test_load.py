@@ -17,7 +17,7 @@ from tests.models import tiny
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def identity(**changes) -> RunIdentity:
         "git_dirty": False,
         "created": "2026-01-02T03:04:05+00:00",
         "seconds": json.dumps({"load": 1.25, "quantize": 20.5}),
-        "peak_memory": json.dumps({"quantize": 2**30}),
+        "peak_memory": json.dumps({"quantize": {"host": 2**30}}),
         "notes": json.dumps(["2 dead columns in block 0"]),
     }
     return RunIdentity(**(fields | changes))
