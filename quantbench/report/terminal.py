@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _LABEL_WIDTH = 14
+_NOTES = 5
 
 
 def show_run(
@@ -99,7 +100,9 @@ def _facts(identity: "RunIdentity") -> list[tuple[str, str]]:
         amount = f"{identity.num_samples} x {identity.seqlen} tokens, statistics {identity.statistics}"
         facts.append(("calibration", f"{identity.calibration} {amount}{overlap}"))
     facts.append(("stages", ", ".join(stages)))
-    return facts + [("note", note) for note in json.loads(identity.notes)]
+    notes = json.loads(identity.notes)
+    facts += [("note", note) for note in notes[:_NOTES]]
+    return facts + ([("note", f"and {len(notes) - _NOTES} more, in the record")] if len(notes) > _NOTES else [])
 
 
 def _peaks(memory: dict[str, int]) -> str:

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 from pathlib import Path
 
@@ -91,3 +92,10 @@ def test_a_stored_run_prints_what_the_finished_run_printed(tmp_path):
     store = Store(tmp_path)
     store.write(records.identity(), _MEASURED)
     assert _shown(*store.read("a1")) == _shown()
+
+
+def test_many_notes_are_counted_and_not_all_printed():
+    shown = _shown(records.identity(notes=json.dumps([f"expert {i} without tokens" for i in range(40)])))
+    assert "expert 4 without tokens" in shown
+    assert "expert 5 without tokens" not in shown
+    assert "and 35 more, in the record" in shown
