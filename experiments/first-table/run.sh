@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 results=$here/../../results/first-table
 common=(
   model=local "model.path=$model" dtype=bfloat16
-  evaluation=local "evaluation.corpus=$test" evaluation.max_windows=20
+  evaluation=local "evaluation.corpus=$test" evaluation.max_windows=10
   calibration=local "calibration.corpus=$calibration" calibration.num_samples=32 calibration.seqlen=512
   group_size=64 logger=none "results_dir=$results" "$@"
 )
