@@ -1,16 +1,26 @@
 """``python -m quantbench``: verbs, or ``key=value`` arguments for a run."""
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quantbench.errors import InputError, QuantizationError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quantbench.label import Label
+
 VERBS = {"list": "quantbench.listing", "table": "quantbench.report.table"}
 _ABOUT_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
+
+class JobFailedError(Exception):
+    """A job of a sweep failed and has said why; carries the exit code through any launcher."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run_jobs(arguments)
     except InputError as error:
         return _fail(error, 2)
+    except JobFailedError as error:
+        return int(error.args[0])
     except KeyboardInterrupt:
         return _fail("interrupted: nothing of the unfinished run is stored", 130)
     except BrokenPipeError:
@@ -32,46 +44,74 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_jobs(arguments: list[str]) -> int:
     """Check the whole command line, then hand it to Hydra, which launches one job or a sweep."""
     import hydra
-    from hydra._internal.utils import get_args_parser
-    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from quantbench.config import check_command_line, conf_dir, register, to_run_config
+    from quantbench.config import conf_dir, register, to_run_config
 
     register()
+    multirun = _check(arguments)
     failures: list[int] = []
 
     def job(composed: DictConfig) -> None:
-        from quantbench.run import Label, run
+        from quantbench.run import run
 
-        runtime = HydraConfig.get()
-        label = Label.of(dict(runtime.runtime.choices), list(runtime.overrides.task))
         try:
-            run(to_run_config(composed), label)
+            run(to_run_config(composed), _label())
         except InputError as error:
             failures.append(_fail(error, 2))
         except (QuantizationError, MemoryError) as error:
-            failures.append(_fail(error or "out of memory", 1))
+            failures.append(_fail(str(error) or "out of memory", 1))
+        if multirun and failures:
+            # Raised, so that a sweep in other processes fails too; Hydra's launchers go on with the other jobs.
+            raise JobFailedError(failures.pop())
 
-    parsed = get_args_parser().parse_args(arguments)
-    if not any(a.split("=")[0] in _ABOUT_HYDRA for a in arguments):
-        check_command_line(parsed.overrides, multirun=parsed.multirun, search_path=parsed.config_dir)
-        logging.captureWarnings(True)
-    _call_hydra(hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job), arguments)
+    with _arguments(arguments):
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     return max(failures, default=0)
 
 
-def _call_hydra(entry: Any, arguments: list[str]) -> None:
-    """Hydra reads ``sys.argv``."""
-    kept = sys.argv
-    sys.argv = [kept[0], *arguments]
+def _check(arguments: list[str]) -> bool:
+    """Refuse a wrong command line before its first job; returns whether it is a sweep."""
+    from hydra._internal.utils import get_args_parser
+
+    from quantbench.arguments import ArgumentParser
+    from quantbench.config import check_command_line
+
+    parser = get_args_parser()
+    parser.__class__ = ArgumentParser
+    parsed = parser.parse_args(arguments)
+    if not any(argument.split("=")[0] in _ABOUT_HYDRA for argument in arguments):
+        check_command_line(parsed.overrides, multirun=parsed.multirun, search_path=parsed.config_dir)
+    return bool(parsed.multirun)
+
+
+def _label() -> "Label":
+    """The name of the job that Hydra is running."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from quantbench.config import preset_choices
+    from quantbench.label import Label
+
+    job = HydraConfig.get()
+    folders = [Path(source.path) for source in job.runtime.config_sources if source.provider == "command-line"]
+    choices = {key: value for key, value in job.runtime.choices.items() if isinstance(value, str)}
+    return Label.of(choices["method"], choices, list(job.overrides.task), preset_choices(folders))
+
+
+@contextmanager
+def _arguments(arguments: list[str]) -> "Iterator[None]":
+    """Hydra reads ``sys.argv``, and hides exceptions unless this variable asks it not to."""
+    kept, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [kept[0], *arguments], full or "1"
     try:
-        entry()
+        yield
     finally:
         sys.argv = kept
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _fail(message: object, code: int) -> int:
+def _fail(message: Any, code: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code
 

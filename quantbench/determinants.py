@@ -6,38 +6,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantbench import __version__
+from quantbench.axes import AXES
+from quantbench.data.corpora import CORPORA
+from quantbench.errors import InputError
+from quantbench.label import Label
 from quantbench.models.identity import ModelIdentity
 
 if TYPE_CHECKING:
     from quantbench.config.schema import RunConfig
 
-_AXES = ("format", "range", "transform", "rounding", "allocation", "activation")
 
+def determinants(config: "RunConfig", label: Label, model: ModelIdentity, device: str) -> dict[str, Any]:
+    """Everything that the numbers depend on, and nothing else: not the logger, the results folder or where files lie.
 
-def determinants(config: "RunConfig", model: ModelIdentity) -> dict[str, Any]:
-    """Everything that the numbers depend on, and nothing else: not the device, the logger or the results folder.
-
-    What a method does not use is left out, so full precision at bits=3 and bits=4 is one run.
+    What a method does not use is left out, so full precision at bits=3 and bits=4 is one run. device (``cpu``,
+    ``cuda``) counts only where the checkpoint decides the dtype, since float16 is computed as float32 on a CPU.
     """
+    dtype = config.dtype if config.dtype != "auto" else config.model.default_dtype or f"checkpoint on {device}"
     found: dict[str, Any] = {
         "quantbench": __version__,
-        "model": asdict(model),
-        "dtype": config.dtype,
-        "default_dtype": config.model.default_dtype,
-        "evaluation": asdict(config.evaluation) | {"content": _content(config.evaluation.corpus)},
+        "model": model.revision if model.revision.startswith("sha256:") else asdict(model),
+        "dtype": dtype,
+        "evaluation": _text(asdict(config.evaluation)),
     }
     if config.evaluation.include_path is not None:
-        found["tasks"] = _content(config.evaluation.include_path)
+        found["evaluation"]["include_path"] = _content(Path(config.evaluation.include_path))
     if not config.rounding.quantizes:
         return found
-    for axis in _AXES:
+    for axis in AXES:
         component = getattr(config, axis)
         found[axis] = {"component": type(component).__name__, **asdict(component)}
     if needs_calibration(config):
-        content = _content(config.calibration.corpus)
-        found["calibration"] = asdict(config.calibration) | {"content": content}
+        found["calibration"] = _text(asdict(config.calibration))
         found |= {"stats": config.stats, "seed": config.seed}
-    return found
+    return found | {"method": label.method, "variant": label.variant}
 
 
 def needs_calibration(config: "RunConfig") -> bool:
@@ -46,14 +48,25 @@ def needs_calibration(config: "RunConfig") -> bool:
     return config.rounding.quantizes and any(axis.needs_calibration for axis in axes)
 
 
-def _content(source: str) -> str | None:
-    """SHA-256 of a file, or of the files of a folder; None for a corpus known by name."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    if not path.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+def _text(component: dict[str, Any]) -> dict[str, Any]:
+    """A text's settings with a file replaced by its content, which has no split."""
+    if component["corpus"] in CORPORA:
+        return component
+    content = _content(Path(component["corpus"]))
+    return component if content is None else component | {"corpus": content, "split": None}
+
+
+def _content(path: Path) -> str | None:
+    """SHA-256 of a file, or of the files of a folder; None where there is neither."""
+    path = path.expanduser()
+    try:
+        if path.is_file():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        if not path.is_dir():
+            return None
+        digest = hashlib.sha256()
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(path)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        return digest.hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,15 +1,17 @@
-"""What a run is called: its method preset, the axis choices, and what was changed on top of the preset."""
+"""What a run is called: its method preset, and what was changed on top of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_AXES = ("format", "range", "transform", "rounding", "allocation", "activation")
+from quantbench.axes import AXES
 
 
 @dataclass(frozen=True)
 class Label:
-    """method: the preset's name; variant: axis choices and hyperparameters given besides it, ``""`` when there are
-    none, so that ``method=gptq rounding=hqq`` is never mistaken for GPTQ; choices: the option chosen on each axis.
+    """method: the preset whose choices are nearest to the run's; variant: what differs from it, ``""`` for nothing.
+
+    So ``method=gptq rounding=hqq`` is never mistaken for GPTQ, and a composition has one name however it was asked
+    for: ``method=rtn rounding=gptq`` is gptq. choices: the option chosen on each axis.
     """
 
     method: str
@@ -17,7 +19,20 @@ class Label:
     choices: Mapping[str, str]
 
     @classmethod
-    def of(cls, choices: Mapping[str, str], overrides: Sequence[str]) -> "Label":
-        """From Hydra's group choices and the job's ``key=value`` overrides."""
-        changed = sorted(o.lstrip("+~") for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] in _AXES)
-        return cls(choices["method"], ", ".join(changed), {axis: choices[axis] for axis in _AXES})
+    def of(
+        cls,
+        method: str,
+        choices: Mapping[str, str],
+        overrides: Sequence[str],
+        presets: Mapping[str, Mapping[str, str]],
+    ) -> "Label":
+        """From the preset asked for, the choice on each axis, the job's ``key=value`` and all presets' choices."""
+        differing = {
+            name: [f"{axis}={choices[axis]}" for axis in AXES if preset[axis] != choices[axis]]
+            for name, preset in presets.items()
+        }
+        if differing.get(method) != []:  # equal presets keep the name that was asked for
+            method = min(differing, key=lambda name: (len(differing[name]), name))
+        given = [override.lstrip("+") for override in overrides]
+        fields = [o for o in given if "." in o.split("=")[0] and o.split(".")[0] in AXES]
+        return cls(method, ", ".join(sorted(differing[method] + fields)), {axis: choices[axis] for axis in AXES})

@@ -1,16 +1,16 @@
 """``python -m quantbench list``: everything that can be chosen, a line each."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantbench.arguments import ArgumentParser
 from quantbench.config import GROUPS, conf_dir
 from quantbench.errors import InputError
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the choices of one group or of all."""
-    parser = argparse.ArgumentParser(prog="quantbench list", description="Everything that can be chosen.")
+    parser = ArgumentParser(prog="quantbench list", description="Everything that can be chosen.")
     parser.add_argument("group", nargs="*", help=f"any of: {', '.join(GROUPS)}; default: all")
     groups = parser.parse_args(argv).group or list(GROUPS)
     for group in groups:

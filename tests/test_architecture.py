@@ -8,7 +8,7 @@ import pytest
 import quantbench
 
 ROOT = Path(quantbench.__file__).parent
-NEUTRAL = {"errors", "progress", "measurement", "statistics", "paths"}
+NEUTRAL = {"errors", "progress", "measurement", "statistics", "paths", "axes", "arguments"}
 ALLOWED = {
     "formats": {"formats"},
     "methods": {"formats", "methods"},

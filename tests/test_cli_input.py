@@ -27,6 +27,13 @@ WRONG = {
     "device": (["device=tpu"], ["device=tpu", "allowed"]),
     "protocol": (["evaluation.protocol=gptq"], ["evaluation.protocol", "gptq-2048"]),
     "sweep-with-one-wrong": (["-m", "bits=3,9"], ["bits=9", "2 to 8"]),
+    "forgotten-m": (["method=rtn,gptq"], ["method=rtn,gptq", "add -m"]),
+    "forgotten-m-number": (["bits=3,4"], ["bits=3,4", "add -m"]),
+    "unknown-flag": (["--frce"], ["--frce"]),
+    "unknown-addition": (["+foo=1"], ["foo", "unknown key"]),
+    "deleted-key": (["~bits"], ["bits"]),
+    "skip-typo": (["allocation.skip=[dwn_proj]"], ["dwn_proj", "down_proj"]),
+    "skip-all": (["allocation.skip=['*']"], ["nothing is left"]),
     "table-nothing": (["table", "nowhere"], ["nowhere"]),
     "list-unknown": (["list", "metod"], ["metod", "method"]),
 }

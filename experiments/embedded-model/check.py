@@ -21,7 +21,7 @@ def stored_run(method: str, bits: int, results: Path) -> tuple[pd.DataFrame, pd.
     """(rows of the run, NLL of its windows); a run that is stored already costs nothing."""
     before = set(results.glob("runs/*.parquet"))
     command = [sys.executable, "-m", "quantbench", f"method={method}", f"bits={bits}", "group_size=64", "logger=none"]
-    done = subprocess.run([*command, f"results_dir={results}"], check=True, capture_output=True, text=True)
+    done = subprocess.run([*command, f"results_dir={results}"], check=True, stdout=subprocess.PIPE, text=True)
     new = set(results.glob("runs/*.parquet")) - before
     names = [path for path in results.glob("runs/*.parquet") if path in new or path.stem in done.stdout]
     rows = pd.read_parquet(names[0])

@@ -13,8 +13,8 @@ import torch
 class Outliers:
     """Channel scales exp(sigma * z), z standard normal; a ``fraction`` of the channels is ``factor`` times larger."""
 
-    sigma: float = 0.3
-    fraction: float = 0.03
+    sigma: float = 0.2
+    fraction: float = 0.01
     factor: float = 8.0
     seed: int = 0
 

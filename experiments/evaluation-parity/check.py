@@ -1,6 +1,6 @@
 """Is our full-precision evaluation the field's? Perplexity against a few lines of transformers, tasks against lm-eval.
 
-python experiments/evaluation-parity/check.py MODEL_DIR TEST_TEXT TASKS_FOLDER --tasks piqa_local,arc_easy_local [-o FILE]
+python experiments/evaluation-parity/check.py MODEL_DIR TEST_TEXT TASKS_FOLDER --tasks NAME,NAME [-o FILE]
 
 TEST_TEXT: WikiText-2 raw test (wiki.test.raw); TASKS_FOLDER: lm-eval yaml files. Writes what it found as JSON.
 """

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -31,7 +32,7 @@ def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path:
     register()
     parsed = _parse(overrides)
     jobs = _jobs(parsed) if multirun else [list(overrides)]
-    extra = [f"hydra.searchpath=[file://{search_path}]"] if search_path else []
+    extra = Path(search_path).absolute() if search_path else None
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         return [_check_job(job, extra) for job in jobs]
 
@@ -42,14 +43,16 @@ def to_run_config(composed: DictConfig) -> RunConfig:
     Raises:
         InputError: a missing value, or a field that its component rejects; one line.
     """
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise InputError(f"missing value: give {', '.join(f'{key}=...' for key in missing)}")
     try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise InputError(f"missing value: give {', '.join(f'{key}=...' for key in missing)}")
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         cause = error.__cause__
         raise InputError(_first_line(cause if isinstance(cause, ValueError) else error)) from error
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(_first_line(error)) from error
     assert isinstance(config, RunConfig)
@@ -86,30 +89,39 @@ def _is_hydra(override: Override) -> bool:
     return override.key_or_group == "hydra" or override.key_or_group.startswith(("hydra.", "hydra/"))
 
 
-def _check_job(job: list[str], extra: list[str]) -> RunConfig:
+def _check_job(job: list[str], extra: Path | None) -> RunConfig:
     own = [o for o in _parse(job) if not _is_hydra(o)]
-    loader = GlobalHydra.instance().config_loader()
-    groups = set(loader.list_groups("")) - {"hydra", "experiment"} | {"experiment"}
-    selections = [o for o in own if o.key_or_group in groups and not o.is_add()]
+    search = [f"hydra.searchpath=[file://{extra}]"] if extra else []
+    groups = _groups(extra)
     for override in own:
+        if override.is_sweep_override():
+            raise InputError(f"{override.input_line}: several values are a sweep; add -m")
         if override.key_or_group in groups:
-            _check_choice(override, _options(override.key_or_group))
-    known = _flat_keys(_compose([o.input_line or "" for o in selections] + extra))
+            _check_choice(override, _options(override.key_or_group, extra))
+    selections = [o.input_line or "" for o in own if o.key_or_group in groups]
+    known = _flat_keys(_compose(selections + search))
     for override in own:
-        if override.key_or_group not in groups and not override.is_add():
+        if override.key_or_group not in groups:
             _check_key(override, known)
-    return to_run_config(_compose(job + extra))
+    return to_run_config(_compose(job + search))
 
 
-def _options(group: str) -> list[str]:
+def _groups(extra: Path | None) -> set[str]:
+    """Configuration groups, those of a further folder included."""
+    found = set(GlobalHydra.instance().config_loader().list_groups("")) - {"hydra"}
+    return found | ({folder.name for folder in extra.iterdir() if folder.is_dir()} if extra else set())
+
+
+def _options(group: str, extra: Path | None) -> list[str]:
     """The selectable files of a group; the schemas behind them (``*_base``) are not for users."""
     names = GlobalHydra.instance().config_loader().get_group_options(group)
-    return [name for name in names if not name.endswith("_base")]
+    more = [path.stem for path in sorted((extra / group).glob("*.yaml"))] if extra else []
+    return [name for name in names if not name.endswith("_base")] + more
 
 
 def _check_choice(override: Override, options: list[str]) -> None:
     value = override.value()
-    if override.is_delete() or isinstance(value, (list, dict)) or str(value) in options:
+    if str(value) in options and not override.is_delete():
         return
     given = f"{override.key_or_group}={value}"
     raise InputError(f"{given}: unknown; allowed are {', '.join(options)}{did_you_mean(str(value), options)}")

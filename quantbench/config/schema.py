@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from quantbench.axes import AXES
 from quantbench.data.calibration import Calibration
 from quantbench.errors import InputError
 from quantbench.evaluation.config import Evaluation
@@ -20,12 +21,10 @@ from quantbench.methods.allocation import Allocation, Uniform
 from quantbench.methods.range import AWQClip, MinMax, Range
 from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision, Rounding
 from quantbench.methods.transform import AWQ, NoTransform, Transform
-from quantbench.models.load import EmbeddedModel, HubModel, LocalModel, Model
+from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, Model
 from quantbench.models.walk import STATISTICS
 from quantbench.store.wandb_log import Logger
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-AXES = ("format", "range", "transform", "rounding", "allocation", "activation")
 GROUPS = ("method", *AXES, "model", "calibration", "evaluation", "logger")
 
 
@@ -63,6 +62,8 @@ class RunConfig:
             raise ValueError(f"stats={self.stats}: allowed are {', '.join(STATISTICS)}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype}: allowed are {', '.join(DTYPES)}")
+        if self.stats == "fp" and self.rounding.sequential:
+            raise ValueError("rounding.true_sequential=true: allowed only with stats=propagate")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: allowed are 0 to 2^32 - 1")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from quantbench.errors import InputError
 from quantbench.evaluation.scoring import Readout
 from quantbench.evaluation.tasks import TaskScores
 
+_WRITING = ".writing-"
 _META = "meta.json"
 _HEAD = "head.safetensors"
 _SHARD_BYTES = 2**28
@@ -76,7 +78,9 @@ class BaselineWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        _remove_abandoned(folder.parent)
+        prefix = f"{_WRITING}{socket.gethostname()}@{os.getpid()}@"
+        self._temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         self._buffer: dict[str, torch.Tensor] = {}
         self._buffered = 0
         self._shards: list[str] = []
@@ -135,6 +139,14 @@ class BaselineWriter:
             save_file(self._buffer, self._temporary / name)
             self._shards.append(name)
             self._buffer, self._buffered = {}, 0
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what a killed process of this machine was writing; it can be gigabytes."""
+    for path in parent.glob(f"{_WRITING}{socket.gethostname()}@*"):
+        process = path.name.split("@")[1]
+        if process.isdigit() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_baseline(folder: Path) -> Baseline:

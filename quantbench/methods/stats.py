@@ -45,6 +45,8 @@ class SiteStats:
     @classmethod
     def merged(cls, parts: Sequence["SiteStats"]) -> "SiteStats":
         """The statistics of all parts' tokens together."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(
             torch.stack([p.gram for p in parts]).sum(0),
             torch.stack([p.absmax for p in parts]).amax(0),

@@ -1,7 +1,7 @@
 """Running decoder blocks one at a time, and seeing what flows into their linears."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,10 @@ class BlockInputs:
         return self.calls[hidden.shape[0]][block]
 
 
+class _Recorded(Exception):
+    """Leaves the model's forward after the last block: no logits are computed."""
+
+
 @torch.no_grad()
 def block_inputs(model: nn.Module, structure: Structure, batches: Sequence[Tensor]) -> BlockInputs:
     """Everything before the first block, for each batch of token ids [batch, seqlen]; no block is computed."""
@@ -38,7 +42,7 @@ def block_inputs(model: nn.Module, structure: Structure, batches: Sequence[Tenso
     wrap = _returns_tuple(model, structure, batches[0])
     for ids in batches:
         seen: list[tuple[Tensor, Call]] = []
-        with _recording(structure, seen, wrap):
+        with _recording(structure, seen, wrap), suppress(_Recorded):
             model(input_ids=ids, use_cache=False)
         hidden.append(seen[0][0])
         calls.setdefault(ids.shape[0], [call for _, call in seen])
@@ -52,6 +56,8 @@ def _recording(structure: Structure, seen: list[tuple[Tensor, Call]], wrap: bool
     def record(*args: Any, **kwargs: Any) -> Any:
         hidden, call = _split_hidden(args, kwargs)
         seen.append((hidden, call))
+        if len(seen) == len(structure.blocks):
+            raise _Recorded
         return (hidden,) if wrap else hidden
 
     try:
@@ -72,22 +78,18 @@ def _split_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor
 
 def _returns_tuple(model: nn.Module, structure: Structure, ids: Tensor) -> bool:
     """Whether blocks return (hidden, ...) or hidden alone: ask the first one, on a few tokens."""
-    first, answers = structure.blocks[0].module, []
-    handle = first.register_forward_hook(lambda module, args, output: answers.append(isinstance(output, tuple)))
-    others = [block.module for block in structure.blocks[1:]]
+    answers: list[bool] = []
 
-    def skip(*args: Any, **kwargs: Any) -> Any:
-        hidden = _split_hidden(args, kwargs)[0]
-        return (hidden,) if answers[-1] else hidden
+    def ask(module: nn.Module, args: Any, output: Any) -> None:
+        answers.append(isinstance(output, tuple))
+        raise _Recorded
 
+    handle = structure.blocks[0].module.register_forward_hook(ask)
     try:
-        for module in others:
-            module.forward = skip
-        model(input_ids=ids[:1, :4], use_cache=False)
+        with suppress(_Recorded):
+            model(input_ids=ids[:1, :4], use_cache=False)
     finally:
         handle.remove()
-        for module in others:
-            del module.forward
     return answers[0]
 
 
@@ -130,7 +132,8 @@ def capturing(
 ) -> Iterator[Capture]:
     """While open, forward passes of ``module`` (the block or a copy) add to the yielded :class:`Capture`.
 
-    sites: names of the input sites to collect; parents: submodules whose arguments to keep, at most ``max_calls``.
+    sites: names of the input sites to collect; parents: submodules whose arguments to keep on the host, at most
+    ``max_calls`` calls.
     """
     capture, handles = Capture(), []
     for site in block.sites:
@@ -162,6 +165,6 @@ def _updating(stats: SiteStats) -> Any:
 def _keeping(calls: list[Call], limit: int | None) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if limit is None or len(calls) < limit:
-            calls.append((args, kwargs))
+            calls.append(to_device((args, kwargs), torch.device("cpu")))
 
     return hook

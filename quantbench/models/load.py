@@ -95,11 +95,13 @@ def identify(cfg: Model) -> ModelIdentity:
     return ModelIdentity(name, f"sha256:{content_hash(path)[:16]}")
 
 
-def load(cfg: Model, dtype: str) -> LoadedModel:
+def load(
+    cfg: Model, dtype: str, *, identity: ModelIdentity | None = None, device: torch.device | None = None
+) -> LoadedModel:
     """Load model and tokenizer; no file of the model runs code unless ``trust_remote_code`` says so.
 
     dtype: one of ``DTYPES``; auto is the model's default_dtype, else the checkpoint's, with float16 computed as float32
-    where there is no CUDA.
+    unless ``device`` (default: the CPU), where it will compute, is CUDA. identity: what ``identify`` said, if known.
 
     Raises:
         InputError: the model cannot be had, is not a causal language model, lacks weights or tokenizer, or is already
@@ -107,7 +109,7 @@ def load(cfg: Model, dtype: str) -> LoadedModel:
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype}: allowed are {', '.join(DTYPES)}")
-    identity = identify(cfg)
+    identity = identity or identify(cfg)
     remote_code = isinstance(cfg, HubModel) and cfg.trust_remote_code
     path = hub_snapshot(identity, code=remote_code) if isinstance(cfg, HubModel) else _local_path(cfg)
     wanted = (cfg.default_dtype or "auto") if dtype == "auto" else dtype
@@ -117,9 +119,9 @@ def load(cfg: Model, dtype: str) -> LoadedModel:
         model, tokenizer, notes = *load_gguf(path, wanted), ["dequantized from GGUF"]
     else:
         model, tokenizer, notes = _load_directory(path, wanted, remote_code)
-    if wanted == "auto" and model.dtype == torch.float16 and not torch.cuda.is_available():
+    if wanted == "auto" and model.dtype == torch.float16 and (device is None or device.type != "cuda"):
         model.float()
-        notes.append("float16 checkpoint computed in float32: no CUDA")
+        notes.append("float16 checkpoint computed in float32 on a CPU")
     if model.config._attn_implementation != "sdpa":
         notes.append(f"attention computed by {model.config._attn_implementation}")
     model.config.use_cache = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,13 +16,15 @@ from quantbench.methods.range.base import Range
 from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform.base import SiteProblem, SiteScaling
-from quantbench.models.capture import Call, Capture
+from quantbench.models.capture import Call, Capture, to_device
 from quantbench.models.folds import Fold, scale_site_, tied_mean
 from quantbench.models.linear import QuantLinear
 from quantbench.models.structure import Block, Site
 
 if TYPE_CHECKING:
     from quantbench.models.walk import Variant, VariantResult
+
+_LOG = logging.getLogger(__name__)
 
 _MAX_DROPPED = 0.01  # more non-finite tokens than this say that the model, not a token, is broken
 
@@ -41,9 +44,7 @@ class BlockSolver:
         self.block, self.module, self.variant, self.result, self.device = block, module, variant, result, device
         self.capture = capture or Capture()
         self.stats: dict[str, SiteStats] = dict(self.capture.stats)
-        for site in block.sites:
-            if (stats := self.stats.get(site.name)) is not None:
-                self._check(site, stats)
+        self.notes: list[str] = []
 
     def transform(self) -> None:
         """Fit the transform of every site on the block as it is, then fold all of them in."""
@@ -72,12 +73,17 @@ class BlockSolver:
         for site in self.block.sites:
             if site.name not in sites:
                 continue
-            by_range: dict[int, tuple[Range, list[str]]] = {}
+            if site.name in stats:
+                self._check(site, stats[site.name])
+            ranges: list[tuple[Range, list[str]]] = []
             for name in self._quantized(site):
                 range_ = self.variant.range.for_linear(name)
-                key = id(range_) if range_ is self.variant.range else hash(type(range_))
-                by_range.setdefault(key, (range_, []))[1].append(name)
-            for range_, names in by_range.values():
+                names = next((names for known, names in ranges if known == range_), None)
+                if names is None:
+                    ranges.append((range_, [name]))
+                else:
+                    names.append(name)
+            for range_, names in ranges:
                 self._round_together(site, names, range_, stats.get(site.name))
 
     def _round_together(self, site: Site, names: list[str], range_: Range, stats: SiteStats | None) -> None:
@@ -88,7 +94,7 @@ class BlockSolver:
             rounded = self.variant.rounding.round(torch.cat(weights), Grid(self.variant.format, range_), stats)
         except ValueError as error:
             raise QuantizationError(f"{label}: {error}") from error
-        self.result.notes += [f"{label}: {note}" for note in rounded.notes]
+        self.notes += [f"{label}: {note}" for note in rounded.notes]
         parts = rounded.weight.split_rows([len(w) for w in weights])
         for name, linear, part in zip(names, linears, parts, strict=True):
             _replace(self.module, name, QuantLinear(part, linear.bias, dtype=linear.weight.dtype).to(self.device))
@@ -101,14 +107,16 @@ class BlockSolver:
         assert fold is not None
 
         def linear_error(replaced: Sequence[Tensor]) -> float:
-            return sum(s.output_error(r - w) for s, r, w in zip(stats, replaced, weights, strict=True))
+            # each expert counts by the tokens that reached it
+            errors = (s.count * s.output_error(r - w) for s, r, w in zip(stats, replaced, weights, strict=True))
+            return sum(errors) / max(s.count for s in stats)
 
         return SiteProblem(
             weights=weights,
             stats=SiteStats.merged([self.stats[site.name] for site in sites]),
             grid=Grid(self.variant.format, MinMax()),
             linear_error=linear_error,
-            module_error=ModuleError(self.module, sites[0], calls) if calls else None,
+            module_error=ModuleError(self.module, sites[0], calls, self.device) if calls else None,
             tie=partial(tied_mean, fold=fold) if _is_tied(fold) else None,
         )
 
@@ -122,8 +130,12 @@ class BlockSolver:
     def _quantized(self, site: Site) -> list[str]:
         return [name for name in site.linears if self.variant.allocation.quantizes(self._full_name(name))]
 
-    def record_parameters(self) -> None:
-        """Note every parameter that is not a quantized weight and differs from the original block's."""
+    def finish(self) -> None:
+        """Keep the notes, and every parameter that is not a quantized weight and differs from the original block's."""
+        if self.notes:
+            more = f" (and {len(self.notes) - 1} more)" if len(self.notes) > 1 else ""
+            _LOG.warning("%s%s", self.notes[0], more)
+        self.result.notes += self.notes
         originals = dict(self.block.module.named_parameters())
         for name, parameter in self.module.named_parameters():
             value = parameter.detach().cpu()
@@ -148,18 +160,19 @@ class BlockSolver:
         label, seen = f"{self.block.name}.{site.name}", stats.dropped + stats.count
         if stats.dropped > _MAX_DROPPED * seen:
             raise QuantizationError(f"{label}: {stats.dropped} of {seen} calibration tokens hold NaN or Inf here")
-        self.result.notes.append(f"{label}: {stats.dropped} calibration tokens with NaN or Inf left out")
+        self.notes.append(f"{label}: {stats.dropped} calibration tokens with NaN or Inf left out")
 
 
 class ModuleError:
     """Mean squared change of a submodule's output when the weights of a site's linears are replaced."""
 
-    def __init__(self, block: nn.Module, site: Site, calls: Sequence[Call]) -> None:
+    def __init__(self, block: nn.Module, site: Site, calls: Sequence[Call], device: torch.device) -> None:
         assert site.parent is not None
+        self.device = device
         self.module = block.get_submodule(site.parent)
         self.linears = [_linear(block, name) for name in site.linears]
         self.calls = calls
-        self.reference = [self._output(call) for call in calls]
+        self.reference = [self._output(call).cpu() for call in calls]
 
     @torch.no_grad()
     def __call__(self, weights: Sequence[Tensor]) -> float:
@@ -169,7 +182,7 @@ class ModuleError:
             for linear, weight in zip(self.linears, weights, strict=True):
                 linear.weight.data = weight.to(linear.weight.dtype)
             total = sum(
-                float((self._output(call) - reference).square().sum())
+                float((self._output(call).float() - reference.to(self.device).float()).square().sum())
                 for call, reference in zip(self.calls, self.reference, strict=True)
             )
         finally:
@@ -179,9 +192,9 @@ class ModuleError:
 
     @torch.no_grad()
     def _output(self, call: Call) -> Tensor:
-        args, kwargs = call
+        args, kwargs = to_device(call, self.device)
         output = self.module(*args, **kwargs)
-        return (output[0] if isinstance(output, tuple) else output).float()
+        return output[0] if isinstance(output, tuple) else output
 
 
 def _linear(root: nn.Module, name: str) -> nn.Linear:

@@ -72,11 +72,13 @@ def quantize(
     if ids is None and any(v.needs_calibration for v in variants):
         raise ValueError("calibration tokens are required by a variant")
     results = [VariantResult() for _ in variants]
-    shared = own = None
+    shared, own = None, dict[int, BlockInputs]()
     if ids is not None:
-        inputs = block_inputs(model, structure, ids.split(max(1, _BATCH_TOKENS // ids.shape[1])))
-        shared = BlockInputs(list(inputs.hidden), inputs.calls)
-        own = [BlockInputs(list(inputs.hidden), inputs.calls) for _ in variants]
+        shared = block_inputs(model, structure, ids.split(max(1, _BATCH_TOKENS // ids.shape[1])))
+        advancing = [i for i, v in enumerate(variants) if v.needs_calibration and v.statistics == "propagate"]
+        own = {index: BlockInputs(list(shared.hidden), shared.calls) for index in advancing}
+        if not any(v.needs_calibration and v.statistics == "fp" for v in variants):
+            shared = None
     for block in track(structure.blocks, stage="quantize", unit="block"):
         _quantize_block(block, variants, results, shared, own, device)
     return results
@@ -87,31 +89,38 @@ def _quantize_block(
     variants: Sequence[Variant],
     results: list[VariantResult],
     shared: BlockInputs | None,
-    own: list[BlockInputs] | None,
+    own: dict[int, BlockInputs],
     device: torch.device,
 ) -> None:
     common: Capture | None = None
     sharing = [v for v in variants if v.needs_calibration and v.statistics == "fp"]
-    if shared is not None and sharing:
+    if shared is not None:
         module = _copy(block, device)
         common = _captured(block, module, sharing, shared, device)
         _advance(block, module, shared, device)
     for index, (variant, result) in enumerate(zip(variants, results, strict=True)):
         module = _copy(block, device)
-        inputs, capture = None, common if variant in sharing else None
-        if own is not None and variant.needs_calibration and variant.statistics == "propagate":
-            inputs = own[index]
+        inputs, capture = own.get(index), common if variant in sharing else None
+        if inputs is not None:
             capture = _captured(block, module, [variant], inputs, device)
         solver = BlockSolver(block, module, variant, capture, result, device)
         solver.transform()
         if inputs is not None and variant.rounding.sequential:
-            for site in block.sites:
-                solver.round([site.name], _captured_stats(block, module, [site.name], inputs, device).stats)
+            for sites in _in_sequence(block):
+                solver.round(sites, _captured_stats(block, module, sites, inputs, device).stats)
         else:
             solver.round([site.name for site in block.sites], solver.stats)
-        solver.record_parameters()
+        solver.finish()
         if inputs is not None:
             _advance(block, module, inputs, device)
+
+
+def _in_sequence(block: Block) -> list[list[str]]:
+    """Site names in the steps of true-sequential quantization; the experts of a block take each step together."""
+    steps: dict[str, list[str]] = {}
+    for site in block.sites:
+        steps.setdefault(site.role, []).append(site.name)
+    return list(steps.values())
 
 
 def _copy(block: Block, device: torch.device) -> nn.Module:
@@ -147,4 +156,5 @@ def _captured_stats(
 
 def _advance(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.device) -> None:
     """Replace the inputs of this block by its outputs."""
-    inputs.hidden = [run_block(module, h, inputs.call(block.index, h), device) for h in inputs.hidden]
+    for index, hidden in enumerate(inputs.hidden):
+        inputs.hidden[index] = run_block(module, hidden, inputs.call(block.index, hidden), device)

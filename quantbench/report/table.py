@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from quantbench.arguments import ArgumentParser
 from quantbench.errors import InputError
 from quantbench.report import caption, render
 from quantbench.report.cells import arrange
@@ -13,11 +13,6 @@ from quantbench.report.output import emit
 from quantbench.report.selection import Query, check_comparable, select
 
 _DEFAULT_METRIC = "perplexity"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (--help shows the usage)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,8 +50,8 @@ def make_table(results: str | Path, query: Query, *, form: str) -> tuple[str, li
     return write(render.build(cells, query), title, notes), []
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="quantbench table",
         description="Tabulate stored runs. Fields are recorded columns (method, bits, group_size, seed, model ...) or "
         "dotted configuration fields (rounding.damp_percent); several are joined by commas.",

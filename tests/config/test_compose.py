@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from quantbench.config import AXES, GROUPS, RunConfig, check_command_line, conf_dir
+from quantbench.config import GROUPS, RunConfig, check_command_line, conf_dir, preset_choices
 from quantbench.errors import InputError
 from quantbench.label import Label
 from quantbench.methods.range import AWQClip, MinMax
@@ -92,8 +92,35 @@ def test_every_listed_choice_says_what_it_is():
         assert [line for line in lines[:2] if line.startswith("# ") and "@package" not in line], (group, choice)
 
 
-def test_a_crossed_method_is_not_labelled_as_the_preset_alone():
-    choices = {"method": "gptq", **dict.fromkeys(AXES, "x")}
-    assert Label.of(choices, ["method=gptq", "bits=3", "evaluation=ptb"]).variant == ""
-    crossed = Label.of(choices, ["bits=3", "rounding.damp_percent=0.1", "transform=awq"])
-    assert crossed.variant == "rounding.damp_percent=0.1, transform=awq"
+PRESETS = preset_choices()
+
+
+def label(method, *overrides, **axes):
+    return Label.of(method, PRESETS[method] | axes, overrides, PRESETS)
+
+
+def test_presets_read_from_their_files_select_what_hydra_composes():
+    for method, choices in PRESETS.items():
+        by_axes = compose(*(f"{axis}={choice}" for axis, choice in choices.items()))
+        by_method = compose(f"method={method}")
+        assert all(getattr(by_axes, axis) == getattr(by_method, axis) for axis in choices), method
+
+
+def test_a_preset_is_called_by_its_name():
+    for method in PRESETS:
+        assert (label(method, f"method={method}", "bits=3").method, label(method).variant) == (method, "")
+
+
+def test_a_crossed_method_says_what_was_crossed():
+    crossed = label("gptq", "rounding.damp_percent=0.1", "range=awq_clip", range="awq_clip")
+    assert (crossed.method, crossed.variant) == ("gptq", "range=awq_clip, rounding.damp_percent=0.1")
+
+
+def test_a_composition_has_one_name_however_it_was_asked_for():
+    assert label("rtn", "rounding=gptq", rounding="gptq") == label("gptq")
+    assert label("awq", range="minmax", rounding="gptq") == label("awq_gptq")
+
+
+def test_true_sequential_needs_propagated_statistics():
+    with pytest.raises(InputError, match="allowed only with stats=propagate"):
+        compose("method=gptq", "rounding.true_sequential=true", "stats=fp")

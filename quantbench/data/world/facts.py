@@ -19,9 +19,9 @@ class Register:
     ``people`` is a list of (first name, last name), most mentioned first; ``facts[person][verb]`` is the value.
     """
 
-    def __init__(self, lexicon: Lexicon, random: Random, *, people: int = PEOPLE) -> None:
+    def __init__(self, lexicon: Lexicon, random: Random) -> None:
         pairs = [(first, last) for first in lexicon.first_names for last in lexicon.last_names]
-        self.people = random.sample(pairs, people)
+        self.people = random.sample(pairs, PEOPLE)
         likely = {
             group: list(accumulate(zipf(len(values), exponent=0.5, shift=5)))
             for group, values in lexicon.values.items()
@@ -33,7 +33,7 @@ class Register:
                 for verb, group in ATTRIBUTES.items()
             }
         by_first: dict[str, dict[str, float]] = {}
-        for (first, last), weight in zip(self.people, zipf(people, exponent=0.6, shift=50), strict=True):
+        for (first, last), weight in zip(self.people, zipf(PEOPLE, exponent=0.6, shift=50), strict=True):
             by_first.setdefault(first, {})[last] = weight
         firsts = {first: sum(lasts.values()) for first, lasts in by_first.items()}
         self._first = Choices(firsts)

@@ -1,6 +1,6 @@
 """The seeded world and its documents."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import islice
 from random import Random
@@ -10,29 +10,32 @@ from quantbench.data.world.facts import Register
 from quantbench.data.world.grammar import Grammar
 from quantbench.data.world.lexicon import make_lexicon
 from quantbench.data.world.stories import Stories
+from quantbench.data.world.tales import Tales
 from quantbench.data.world.writer import Choices, Chooser, Document, Writer, random_chooser
 
 SEED = 20_260
 """Seed of the world that the embedded model was trained on."""
 
-KIND_WEIGHTS = {"Register": 0.69, "Essay": 0.13, "Story": 0.1, "Ledger": 0.08}
+KIND_WEIGHTS = {"Register": 0.52, "Essay": 0.1, "Story": 0.04, "Ledger": 0.07, "Tale": 0.27}
+"""How often each kind of document occurs."""
 
 
 class World:
     """Lexicon, facts and preferences fixed by ``seed``; documents are drawn from it with seeds of their own."""
 
-    def __init__(self, seed: int = SEED) -> None:
+    def __init__(self, seed: int = SEED, *, kinds: Mapping[str, float] = KIND_WEIGHTS) -> None:
         self.seed = seed
         self.lexicon = make_lexicon(self._random("lexicon"))
         self.register = Register(self.lexicon, self._random("register"))
         self.grammar = Grammar(self.lexicon, self._random("grammar"))
         self.stories = Stories(self.lexicon)
-        self._kinds = Choices(KIND_WEIGHTS)
+        self._kinds = Choices(kinds)
         self._write = {
             "Register": self.register.write,
             "Essay": self.grammar.write,
             "Story": self.stories.write,
             "Ledger": write_ledger,
+            "Tale": Tales(self.lexicon).write,
         }
 
     def write(self, choose: Chooser, *, kind: str | None = None) -> Document:

@@ -1,4 +1,4 @@
-"""Stories that must be tracked: who has which thing, and who is where."""
+"""Stories: who has which thing, who is where, and where therefore a thing is. Harder to track than tales."""
 
 from quantbench.data.world.lexicon import Lexicon
 from quantbench.data.world.writer import END, Choices, Writer, scaled

@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from quantbench.data.world.generator import World, default_world
 from quantbench.data.world.lexicon import ATTRIBUTES, LARGEST_NUMBER
-from quantbench.data.world.stories import WITH
+from quantbench.data.world.tales import CAST, THINGS
 from quantbench.data.world.writer import Writer, random_chooser
 
 _SPLIT = "tasks"
@@ -65,18 +65,17 @@ def agreement_items(world: World, random: Random) -> Iterator[Item]:
 
 
 def tracking_items(world: World, random: Random) -> Iterator[Item]:
-    """Who has a thing, or where it is, after the events of a story."""
-    for document in world.documents(_SPLIT, kind="Story"):
+    """Where a person is or who has a thing, after events that changed it."""
+    for document in world.documents(_SPLIT, kind="Tale"):
         words = list(document.words)
-        people = [words[i - 1] for i, word in enumerate(words) if word == "waits"]
-        places = [words[i + 3] for i, word in enumerate(words) if word == "waits"]
-        asked: dict[tuple[str, str], int] = {}
-        for i, word in enumerate(words):
-            if word == "Now":
-                asked.setdefault((words[i + 2], words[i + 4]), i)
-        if asked:
-            (_, relation), start = random.choice(list(asked.items()))
-            end, among = (start + 5, people) if relation == WITH else (start + 6, places)
+        scene = words[2 : 2 + 4 * (CAST + THINGS)]
+        was = dict(zip(scene[::4], scene[1::4], strict=True))
+        people, places = list(was)[:CAST], list(was.values())[:CAST]
+        asked = {words[i + 1]: i + 2 for i, word in enumerate(words) if word == "Now"}
+        changed = [(who, end) for who, end in asked.items() if words[end] != was[who]]
+        if changed:
+            who, end = random.choice(changed)
+            among = places if who in people else people
             yield _item(random, " ".join(words[:end]), words[end], [word for word in among if word != words[end]])
 
 

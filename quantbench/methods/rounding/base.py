@@ -10,6 +10,8 @@ from quantbench.formats import QuantizedWeight
 from quantbench.methods.grid import Grid
 from quantbench.methods.stats import SiteStats
 
+NO_TOKENS = "no calibration token reached it"
+
 
 class Rounded(NamedTuple):
     """A quantized matrix and what was out of the ordinary on the way (for the record)."""

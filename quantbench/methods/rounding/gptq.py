@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantbench.formats import GroupParams, QuantizedWeight
 from quantbench.methods.grid import Grid
-from quantbench.methods.rounding.base import Rounded, Rounding
+from quantbench.methods.rounding.base import NO_TOKENS, Rounded, Rounding
 from quantbench.methods.rounding.factor import inverse_factor
 from quantbench.methods.stats import SiteStats
 
@@ -21,7 +21,8 @@ class GPTQ(Rounding):
     falling diag H (desc_act). static_groups: fit all groups before the first column moves, so that act_order needs no
     group index. true_sequential: within a block, later layers are calibrated on the outputs of quantized earlier ones.
 
-    A group's scale is fitted when its first column is reached, from weights that carry all earlier errors. Rules for
+    A group's scale is fitted when its first column is reached, from weights that carry all earlier errors (the authors'
+    code fits groups smaller than a block on weights that lack those of their own block). Rules for
     the exceptional: a column that was never active (diag H = 0) is set to zero; a matrix without any calibration token
     is rounded to nearest; a Hessian that is not positive definite gets ten times the damping, up to 1.
     """
@@ -48,7 +49,7 @@ class GPTQ(Rounding):
 
     def round(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Rounded:
         if stats is None or stats.count == 0:
-            return Rounded(grid.nearest(weight, None), ("no calibration token reached it: rounded to nearest",))
+            return Rounded(grid.nearest(weight, None), (f"{NO_TOKENS}: rounded to nearest",))
         hessian, weight = stats.hessian, weight.clone()
         dead = hessian.diagonal() == 0
         notes = [f"{int(dead.sum())} input channels never active: their weights set to zero"] if dead.any() else []

@@ -63,6 +63,18 @@ def replay_story(lines: list[str]) -> Iterator[tuple[str, str]]:
             holder[words[3]] = words[-1]
 
 
+def replay_tale(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """(what the tale says, what follows from its events) for every sentence that begins with Now."""
+    last = {}
+    for line in lines:
+        words = line.split()
+        if words[0] == "Now":
+            yield words[2], last[words[1]]
+        else:
+            assert (words[1] == last.get(words[0])) <= (words[2] in ("waits", "holds"))
+            last[words[0]] = words[1]
+
+
 def replay_ledger(line: str) -> Iterator[tuple[int, int]]:
     """(stated total, computed total) for every step of one running total."""
     total = int(line.split()[0])

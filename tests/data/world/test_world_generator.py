@@ -6,7 +6,7 @@ from scipy.stats import chisquare
 
 from quantbench.data.world.generator import KIND_WEIGHTS, World, default_world
 from quantbench.data.world.writer import END, Choices
-from tests.data.world.helpers import ARITHMETIC, beginnings, replay_ledger, replay_story, sentences
+from tests.data.world.helpers import ARITHMETIC, beginnings, replay_ledger, replay_story, replay_tale, sentences
 
 
 def test_same_seed_gives_same_documents_and_another_seed_another_world():
@@ -21,7 +21,7 @@ def test_every_kind_of_document_occurs_with_its_share():
     assert chisquare(observed, [1500 * weight for weight in KIND_WEIGHTS.values()]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize(("kind", "choices"), [("Register", 2), ("Essay", 2), ("Story", 2), ("Ledger", 2)])
+@pytest.mark.parametrize(("kind", "choices"), [("Register", 2), ("Essay", 2), ("Story", 2), ("Ledger", 2), ("Tale", 2)])
 def test_probabilities_of_all_beginnings_sum_to_one_and_no_text_has_two_histories(kind, choices):
     write = default_world()._write[kind]
     written = list(beginnings(write, choices))
@@ -96,9 +96,10 @@ def test_common_people_are_mentioned_more_often_than_rare_ones():
     assert sum(r < half for r in seen) > 1.2 * sum(r >= half for r in seen) > 0
 
 
-def test_stories_conclude_what_follows_from_their_events():
-    conclusions = [pair for document in default_world().take("test", 80, kind="Story")
-                   for pair in replay_story(sentences(document))]  # fmt: skip
+@pytest.mark.parametrize(("kind", "replay"), [("Story", replay_story), ("Tale", replay_tale)])
+def test_stories_and_tales_conclude_what_follows_from_their_events(kind, replay):
+    conclusions = [pair for document in default_world().take("test", 80, kind=kind)
+                   for pair in replay(sentences(document))]  # fmt: skip
     assert len(conclusions) > 200
     assert all(told == true for told, true in conclusions)
 

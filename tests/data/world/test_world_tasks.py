@@ -8,7 +8,7 @@ import pytest
 from quantbench.data.world import TASKS, write_tasks
 from quantbench.data.world.generator import default_world
 from quantbench.data.world.tasks import items
-from tests.data.world.helpers import replay_ledger, replay_story
+from tests.data.world.helpers import replay_ledger, replay_tale
 
 
 def _right(item):
@@ -42,10 +42,10 @@ def test_agreement_answers_have_the_number_of_the_head_noun_and_not_of_the_neare
         assert len({choice.removesuffix("s") for choice in item["choices"]}) == 1
 
 
-def test_tracking_answers_follow_from_the_story():
+def test_tracking_answers_follow_from_the_tale():
     for item in items("world_tracking"):
-        lines = (item["context"] + " " + _right(item)).split(" : ", 1)[1].split(" . ")
-        *_, (told, true) = replay_story(lines)
+        lines = f"{item['context']} {_right(item)}".split(" : ", 1)[1].split(" . ")
+        *_, (told, true) = replay_tale(lines)
         assert told == true
 
 

@@ -1,0 +1,108 @@
+"""What a run found out, and the identity under which it is recorded."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from quantbench.config.schema import RunConfig
+from quantbench.data.calibration import CalibrationSet, contamination
+from quantbench.evaluation.evaluate import Prepared
+from quantbench.label import Label
+from quantbench.measurement import Measurement
+from quantbench.models.load import LoadedModel
+from quantbench.models.structure import Structure
+from quantbench.models.walk import VariantResult
+from quantbench.stages import Stages
+from quantbench.store.identity import git_state, machine, versions
+from quantbench.store.record import RunIdentity
+
+_FULL_PRECISION_BYTES = 2  # what is not quantized is counted at 16 bits, as models are deployed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found out."""
+
+    loaded: LoadedModel
+    structure: Structure
+    prepared: Prepared
+    calibration: CalibrationSet | None
+    result: VariantResult
+    measurements: list[Measurement]
+    device: torch.device
+
+
+def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outcome, stages: Stages) -> RunIdentity:
+    """Every column of the record that describes the run as a whole."""
+    weights, calibration, quantizes = outcome.result.weights, outcome.calibration, config.rounding.quantizes
+    stored = sum(w.nbytes for w in weights.values())
+    flagged = contamination(calibration.documents, outcome.prepared.documents) if calibration else ""
+    notes = [*outcome.loaded.notes, *(calibration.notes if calibration else ()), *outcome.result.notes]
+    notes += [f"contamination: {flagged}"] if flagged else []
+    commit, dirty = git_state(Path(__file__).parent)
+    return RunIdentity(
+        run_id=identifier,
+        method=label.method,
+        variant=label.variant,
+        format=label.choices["format"],
+        range=label.choices["range"],
+        transform=label.choices["transform"],
+        rounding=label.choices["rounding"],
+        allocation=label.choices["allocation"],
+        activation=label.choices["activation"],
+        bits=config.format.bits if quantizes else None,
+        group_size=config.format.group_size if quantizes else None,
+        symmetric=not config.format.stored_zero_point if quantizes else None,
+        statistics=config.stats if calibration else "none",
+        bits_per_weight=_bits_per_weight(outcome),
+        quantized_bytes=stored,
+        model_bytes=stored + _parameters(outcome.loaded.model) * _FULL_PRECISION_BYTES,
+        model=outcome.loaded.identity.name,
+        model_revision=outcome.loaded.identity.revision,
+        protocol=config.evaluation.protocol,
+        corpus=outcome.prepared.documents.name,
+        evaluation_hash=outcome.prepared.hash,
+        calibration=calibration.name if calibration else None,
+        num_samples=len(calibration.ids) if calibration else None,
+        seqlen=calibration.ids.shape[1] if calibration else None,
+        calibration_hash=calibration.hash if calibration else None,
+        contaminated=bool(flagged),
+        seed=config.seed,
+        dtype=str(outcome.loaded.dtype).removeprefix("torch."),
+        device=device_name(outcome.device),
+        config=json.dumps(asdict(config), sort_keys=True),
+        versions=json.dumps(versions(), sort_keys=True),
+        git_commit=commit,
+        git_dirty=dirty,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=json.dumps(stages.seconds),
+        peak_memory=json.dumps(stages.peak_memory),
+        notes=json.dumps(notes),
+    )
+
+
+def _bits_per_weight(outcome: Outcome) -> float:
+    """Stored bits over weights of all linears of the decoder blocks; those left in full precision count 16 bits."""
+    weights = outcome.result.weights
+    bits = elements = 0
+    for block in outcome.structure.blocks:
+        for name in block.linears:
+            weight = weights.get(f"{block.name}.{name}")
+            rows, columns = weight.shape if weight else block.module.get_submodule(name).weight.shape  # type: ignore[misc]
+            elements += rows * columns
+            bits += 8 * (weight.nbytes if weight else _FULL_PRECISION_BYTES * rows * columns)
+    return bits / elements
+
+
+def _parameters(model: nn.Module) -> int:
+    """Parameters that are not quantized (quantized weights are buffers of their layers); tied ones count once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's or processor's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(machine()["cpu"])
