@@ -165,7 +165,7 @@ def test_a_text_seen_in_calibration_is_flagged(tmp_path, monkeypatch):
     assert Store(tmp_path / "out").load().contaminated.all()
 
 
-@pytest.mark.parametrize("stage", ["evaluate fp", "quantize", "evaluate:"])
+@pytest.mark.parametrize("stage", ["evaluate fp", "tasks", "quantize", "evaluate:"])
 def test_killed_in_any_stage_leaves_no_row_and_the_next_start_works(stage, tmp_path):
     command = [sys.executable, "-m", "quantbench", *SMALL, "method=gptq", "results_dir=out"]
     environment = os.environ | {"QUANTBENCH_CACHE": str(tmp_path / "cache")}
@@ -183,6 +183,7 @@ def test_killed_in_any_stage_leaves_no_row_and_the_next_start_works(stage, tmp_p
     assert done.returncode == 0, done.stderr
     assert Store(tmp_path / "out").load().run_id.nunique() == 1
     assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert not list((tmp_path / "cache").rglob(".writing-*"))
 
 
 def test_a_failing_run_of_a_sweep_does_not_stop_the_others(tmp_path, monkeypatch, capfd):
