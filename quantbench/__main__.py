@@ -25,7 +25,9 @@ class JobFailedError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 for a failed run, 2 for wrong input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Hydra's parser wants its flags before or after all key=value arguments, not among them.
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))
     try:
         if arguments and arguments[0] in VERBS:
             return int(importlib.import_module(VERBS[arguments[0]]).main(arguments[1:]))

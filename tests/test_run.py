@@ -50,13 +50,8 @@ def test_a_run_stores_one_row_for_each_metric_with_its_whole_identity(awq):
         "perplexity", "perplexity_ratio", "kl_divergence", "top1_agreement", "entropy_floor", "acc", "flips",
     }  # fmt: skip
     first = frame.iloc[0]
-    assert (first.method, first.bits, first.group_size, first.transform, first.range) == (
-        "awq",
-        4,
-        64,
-        "awq",
-        "awq_clip",
-    )
+    axes = ["method", "bits", "group_size", "transform", "range", "rounding"]
+    assert first[axes].tolist() == ["awq", 4, 64, "awq", "awq_clip", "rtn"]
     assert first.statistics == "fp"
     assert first.model_revision.startswith("sha256:")
     assert len(first.calibration_hash) == 64
@@ -97,7 +92,7 @@ def test_parquet_and_offline_wandb_hold_the_same_numbers(awq):
     frame = rows(folder)
     for row in frame.itertuples():
         assert summary[f"{row.metric}/{row.task}"] == row.value
-    assert config["bits_per_weight"]["value"] == frame.bits_per_weight.iloc[0]
+    assert config["bits_per_weight"] == frame.bits_per_weight.iloc[0]
 
 
 def test_samples_average_to_the_measurements(awq):

@@ -51,7 +51,7 @@ class RunIdentity:
     statistics: str = _column("what calibration saw: fp (full-precision), propagate (quantized prefix) or none")
     bits_per_weight: float = _column("true bits per quantized weight: codes, scales, zero-points, outliers, codebooks")
     quantized_bytes: int = _column("bytes of the quantized linears as packed")
-    model_bytes: int = _column("bytes of the whole model, quantized linears packed, the rest as stored")
+    model_bytes: int = _column("bytes of the whole model, quantized linears packed, the rest at 16 bits")
     model: str = _column("model name")
     model_revision: str = _column("commit on the Hub, or content hash of local files")
     protocol: str = _column("perplexity protocol")
