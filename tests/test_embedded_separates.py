@@ -9,7 +9,8 @@ from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
 from quantbench.models.walk import Variant, quantize
 
-SETTING = ["group_size=64", "evaluation.tasks=[]", "evaluation.divergence=false"]
+CASES = [("rtn", 8), ("rtn", 4), ("rtn", 3), ("rtn", 2), ("gptq", 3), ("awq", 3)]
+SETTING = ["group_size=64", "evaluation.tasks=[]", "evaluation.divergence=false", "evaluation.max_windows=120"]
 
 
 def configured(*overrides):
@@ -24,13 +25,13 @@ def ratios(tmp_path_factory):
     from quantbench.data.calibration import build
 
     cache = tmp_path_factory.mktemp("cache")
-    cases = {(m, b): configured(f"method={m}", f"bits={b}") for m in ("rtn", "gptq", "awq") for b in (8, 4, 3, 2)}
+    cases = {(m, b): configured(f"method={m}", f"bits={b}") for m, b in CASES}
     config = configured()
     loaded = load(config.model, config.dtype)
     prepared = prepare(config.evaluation, loaded.tokenizer, max_context=512, cache_dir=cache)
     base = baseline(prepared, loaded.model, identity={"name": "embedded"}, cache_dir=cache)
     variants = [Variant(c.format, c.range, c.transform, c.rounding, c.allocation, c.stats) for c in cases.values()]
-    ids = build(config.calibration, loaded.tokenizer, 0).ids[:64]
+    ids = build(config.calibration, loaded.tokenizer, 0).ids[:32]
     results = quantize(loaded.model, find_structure(loaded.model), variants, ids, device=torch.device("cpu"))
     found = {}
     for case, result in zip(cases, results, strict=True):
