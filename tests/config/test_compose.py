@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from quantbench.__main__ import main
 from quantbench.config import GROUPS, RunConfig, check_command_line, conf_dir, preset_choices
 from quantbench.errors import InputError
 from quantbench.label import Label
@@ -124,3 +125,22 @@ def test_a_composition_has_one_name_however_it_was_asked_for():
 def test_true_sequential_needs_propagated_statistics():
     with pytest.raises(InputError, match="allowed only with stats=propagate"):
         compose("method=gptq", "rounding.true_sequential=true", "stats=fp")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], ["python -m quantbench method=awq bits=4", "group_size: 128", "num_samples"]),
+        (["method=gptq", "bits=3", "--cfg", "job"], ["bits: 3", "damp_percent: 0.01"]),
+    ],
+    ids=["help", "cfg-job"],
+)
+def test_hydras_own_flags_answer_as_hydra_users_expect(arguments, expected, capfd):
+    try:
+        code = main(arguments)
+    except SystemExit as leaving:  # Hydra leaves by itself after its help
+        code = leaving.code
+    assert not code
+    printed = capfd.readouterr().out
+    for part in expected:
+        assert part in printed
