@@ -1,3 +1,3 @@
 """quantbench: compare LLM quantization methods under one protocol, with paired statistics."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,7 +1,7 @@
 """What determines a result: the content behind a run's id, known before any model is loaded."""
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +35,17 @@ def determinants(config: "RunConfig", label: Label, model: ModelIdentity, device
         return found
     for axis in AXES:
         component = getattr(config, axis)
-        found[axis] = {"component": type(component).__name__, **asdict(component)}
-    if needs_calibration(config):
+        found[axis] = {"component": type(component).__name__, **_changed(component)}
+    if config.variant().needs_calibration:
         found["calibration"] = _text(asdict(config.calibration))
         found |= {"stats": config.stats, "seed": config.seed}
     return found | {"method": label.method, "variant": label.variant}
 
 
-def needs_calibration(config: "RunConfig") -> bool:
-    """Whether any axis looks at activations."""
-    axes = (config.range, config.transform, config.rounding)
-    return config.rounding.quantizes and any(axis.needs_calibration for axis in axes)
+def _changed(component: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults: a field added later, at its default, changes no run's id."""
+    defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(component)}
+    return {name: value for name, value in asdict(component).items() if value != defaults[name]}
 
 
 def _text(component: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn
 from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import build
 from quantbench.data.corpora import load_documents
-from quantbench.determinants import determinants, needs_calibration
+from quantbench.determinants import determinants
 from quantbench.errors import InputError, QuantizationError
 from quantbench.evaluation.evaluate import baseline, measure, prepare
 from quantbench.evaluation.tasks import check_tasks
@@ -20,7 +20,7 @@ from quantbench.models.identity import ModelIdentity
 from quantbench.models.load import identify, load
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
-from quantbench.models.walk import Variant, VariantResult, quantize
+from quantbench.models.walk import VariantResult, quantize
 from quantbench.outcome import Outcome, run_identity
 from quantbench.paths import usable_cache_dir
 from quantbench.report.terminal import show_run
@@ -89,7 +89,7 @@ def _compute(config: RunConfig, identity: ModelIdentity, device: torch.device, s
         context = _context(model)
         prepared = prepare(config.evaluation, loaded.tokenizer, max_context=context, cache_dir=cache)
         calibration = None
-        if needs_calibration(config):
+        if config.variant().needs_calibration:
             calibration = build(config.calibration, loaded.tokenizer, config.seed, max_context=context)
     with stages.stage("baseline"):
         base = baseline(prepared, model.to(device), identity=asdict(identity), cache_dir=cache)
@@ -99,7 +99,7 @@ def _compute(config: RunConfig, identity: ModelIdentity, device: torch.device, s
         return Outcome(loaded, structure, prepared, None, result, measure(prepared, base), device)
     with stages.stage("quantize"):
         ids = None if calibration is None else calibration.ids
-        result = quantize(model, structure, [_variant(config)], ids, device=device)[0]
+        result = quantize(model, structure, [config.variant()], ids, device=device)[0]
         apply_result(model, result)
     with stages.stage("evaluate"):
         measurements = measure(prepared, base, model.to(device))
@@ -109,7 +109,7 @@ def _compute(config: RunConfig, identity: ModelIdentity, device: torch.device, s
 def _check_texts(config: RunConfig) -> None:
     """Find out about an unreadable or empty text before the model is loaded; the embedded world cannot fail."""
     texts = [(config.evaluation.corpus, config.evaluation.split)]
-    if needs_calibration(config):
+    if config.variant().needs_calibration:
         texts.append((config.calibration.corpus, config.calibration.split))
     for corpus, split in texts:
         if corpus != "world":
@@ -143,17 +143,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device={name} cannot be used here; allowed are auto, cpu, cuda, cuda:N") from error
     return device
-
-
-def _variant(config: RunConfig) -> Variant:
-    return Variant(
-        format=config.format,
-        range=config.range,
-        transform=config.transform,
-        rounding=config.rounding,
-        allocation=config.allocation,
-        statistics=config.stats,
-    )
 
 
 def _context(model: nn.Module) -> int:

@@ -4,10 +4,11 @@ import pytest
 
 from quantbench.config import check_command_line
 from quantbench.evaluation.evaluate import baseline, measure, prepare
+from quantbench.methods.variant import Variant
 from quantbench.models.load import load
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
-from quantbench.models.walk import Variant, quantize
+from quantbench.models.walk import quantize
 
 CASES = [("rtn", 8), ("rtn", 4), ("rtn", 3), ("rtn", 2), ("gptq", 3), ("awq", 3)]
 SETTING = ["group_size=64", "evaluation.tasks=[]", "evaluation.divergence=false", "evaluation.max_windows=120"]

@@ -4,6 +4,9 @@ Hydra composes ``conf/``; every group is backed by a dataclass that *is* the com
 fails here, before a model is loaded.
 """
 
+import importlib
+import inspect
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,14 @@ from quantbench.axes import AXES
 from quantbench.data.calibration import Calibration
 from quantbench.errors import InputError
 from quantbench.evaluation.config import Evaluation
-from quantbench.formats import Format, IntFormat
-from quantbench.methods.activation import Activation, NoActivation
-from quantbench.methods.allocation import Allocation, Uniform
-from quantbench.methods.range import AWQClip, MinMax, Range
-from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision, Rounding
-from quantbench.methods.transform import AWQ, NoTransform, Transform
+from quantbench.formats import Format
+from quantbench.methods.activation import Activation
+from quantbench.methods.allocation import Allocation
+from quantbench.methods.range import Range
+from quantbench.methods.rounding import Rounding
+from quantbench.methods.transform import Transform
+from quantbench.methods.variant import STATISTICS, Variant
 from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, Model
-from quantbench.models.walk import STATISTICS
 from quantbench.store.wandb_log import Logger
 
 GROUPS = ("method", *AXES, "model", "calibration", "evaluation", "logger")
@@ -62,10 +65,50 @@ class RunConfig:
             raise ValueError(f"stats={self.stats}: allowed are {', '.join(STATISTICS)}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype}: allowed are {', '.join(DTYPES)}")
-        if self.stats == "fp" and self.rounding.sequential:
-            raise ValueError("rounding.true_sequential=true: allowed only with stats=propagate")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: allowed are 0 to 2^32 - 1")
+        self.variant().check()
+
+    def variant(self) -> Variant:
+        """The run's point in the product of axes."""
+        return Variant(
+            format=self.format,
+            range=self.range,
+            transform=self.transform,
+            rounding=self.rounding,
+            allocation=self.allocation,
+            statistics=self.stats,
+        )
+
+
+# The packages whose concrete component classes are the choices on an axis, and the class they all derive from.
+_AXIS_PACKAGES: dict[str, tuple[str, type]] = {
+    "format": ("quantbench.formats", Format),
+    "range": ("quantbench.methods.range", Range),
+    "transform": ("quantbench.methods.transform", Transform),
+    "rounding": ("quantbench.methods.rounding", Rounding),
+    "allocation": ("quantbench.methods.allocation", Allocation),
+    "activation": ("quantbench.methods.activation", Activation),
+}
+_OTHER_NODES: dict[str, dict[str, type]] = {
+    "model": {"embedded_base": EmbeddedModel, "local_base": LocalModel, "hub_base": HubModel},
+    "calibration": {"calibration_base": Calibration},
+    "evaluation": {"evaluation_base": Evaluation},
+    "logger": {"logger_base": Logger},
+}
+
+
+def components(axis: str) -> dict[str, type]:
+    """Every concrete choice on an axis: lower-case class name -> class. A new file in the axis's package is found."""
+    package_name, base = _AXIS_PACKAGES[axis]
+    package = importlib.import_module(package_name)
+    found: dict[str, type] = {}
+    for info in pkgutil.walk_packages(package.__path__, f"{package_name}."):
+        for value in vars(importlib.import_module(info.name)).values():
+            concrete = isinstance(value, type) and issubclass(value, base) and not inspect.isabstract(value)
+            if concrete and value is not base:
+                found[value.__name__.lower()] = value
+    return found
 
 
 def _node(component: type, group: str) -> Any:
@@ -77,26 +120,13 @@ def _node(component: type, group: str) -> Any:
     return node
 
 
-_NODES: dict[str, dict[str, type]] = {
-    "format": {"format_int_base": IntFormat},
-    "range": {"range_minmax_base": MinMax, "range_awq_clip_base": AWQClip},
-    "transform": {"transform_none_base": NoTransform, "transform_awq_base": AWQ},
-    "rounding": {"rounding_none_base": KeepFullPrecision, "rounding_rtn_base": RTN, "rounding_gptq_base": GPTQ},
-    "allocation": {"allocation_uniform_base": Uniform},
-    "activation": {"activation_none_base": NoActivation},
-    "model": {"embedded_base": EmbeddedModel, "local_base": LocalModel, "hub_base": HubModel},
-    "calibration": {"calibration_base": Calibration},
-    "evaluation": {"evaluation_base": Evaluation},
-    "logger": {"logger_base": Logger},
-}
-
-
 def register() -> None:
     """Register the schema of every group with Hydra's ConfigStore (idempotent)."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
-    for group, nodes in _NODES.items():
-        for name, component in nodes.items():
+    nodes = {axis: {f"{name}_base": cls for name, cls in components(axis).items()} for axis in _AXIS_PACKAGES}
+    for group, choices in (nodes | _OTHER_NODES).items():
+        for name, component in choices.items():
             store.store(group=group, name=name, node=_node(component, group))
 
 

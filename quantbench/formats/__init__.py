@@ -1,7 +1,8 @@
 """What a quantized tensor is: formats, quantized weights and their packing. Tensors only."""
 
-from quantbench.formats.base import Format, GroupParams, group_slices
+from quantbench.formats.base import Format, GroupParams, Levels, Settled, group_slices
 from quantbench.formats.integer import IntFormat
+from quantbench.formats.outliers import Outliers
 from quantbench.formats.packing import pack_bits, unpack_bits
 from quantbench.formats.quantized import PackedWeight, QuantizedWeight
 
@@ -9,8 +10,11 @@ __all__ = [
     "Format",
     "GroupParams",
     "IntFormat",
+    "Levels",
+    "Outliers",
     "PackedWeight",
     "QuantizedWeight",
+    "Settled",
     "group_slices",
     "pack_bits",
     "unpack_bits",

@@ -1,22 +1,56 @@
 """The contract of a number format: which values a code can mean, and what is stored beside the codes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from quantbench.formats.packing import pack_bits, packed_bytes, unpack_bits
+
+Levels = Mapping[str, Tensor]
+
 
 class GroupParams(NamedTuple):
-    """What turns codes into values, for each row of a group: ``scale * (code - zero_point)``.
+    """What turns codes into values, for each row of a group; a format's ``decode`` says how.
 
-    scale: [rows, groups] fp32, already rounded to the dtype it is stored in; zero_point: the same shape, integer
-    valued fp32.
+    scale: [rows, groups] fp32, already rounded to what is stored; zero_point: the same shape, what a format subtracts
+    (a code for integers, a value for formats that store a minimum, zero where there is nothing to subtract); codebook:
+    [rows, groups, 2^bits] for formats whose table is learned from the weights, None otherwise.
     """
 
     scale: Tensor
     zero_point: Tensor
+    codebook: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "GroupParams":
+        """The same with ``change`` applied to each tensor (to its first two dimensions, for a codebook)."""
+        return GroupParams(
+            change(self.scale), change(self.zero_point), None if self.codebook is None else change(self.codebook)
+        )
+
+    def at(self, group: int) -> "GroupParams":
+        """Those of one group, without the group dimension: scale and zero_point [rows], codebook [rows, 2^bits]."""
+        return self.map(lambda t: t[:, group])
+
+    @classmethod
+    def concatenated(cls, parts: "list[GroupParams]") -> "GroupParams":
+        """Groups side by side."""
+        codebooks = [p.codebook for p in parts if p.codebook is not None]
+        return cls(
+            torch.cat([p.scale for p in parts], 1),
+            torch.cat([p.zero_point for p in parts], 1),
+            torch.cat(codebooks, 1) if codebooks else None,
+        )
+
+
+class Settled(NamedTuple):
+    """A matrix's parameters as they can be stored: what decodes, and (for second-level formats) the bytes behind it."""
+
+    params: GroupParams
+    levels: Levels | None = None
 
 
 @dataclass
@@ -24,16 +58,20 @@ class Format(ABC):
     """A number format. Fields are its hyperparameters; methods are its math.
 
     group_size is the number of neighbouring input channels that share one scale; None means the whole row.
+    per_tensor: one scale for the whole matrix instead (group_size is then of no meaning).
     """
 
     bits: int = 4
     group_size: int | None = 128
+    per_tensor: bool = False
 
     def __post_init__(self) -> None:
         if self.group_size == -1:  # the literature's spelling of "the whole row"
             self.group_size = None
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size={self.group_size}: allowed is a positive integer, or -1 or null (whole row)")
+        if self.per_tensor:
+            self.group_size = None
 
     @property
     @abstractmethod
@@ -43,7 +81,24 @@ class Format(ABC):
     @property
     @abstractmethod
     def storage_dtype(self) -> torch.dtype:
-        """The dtype in which scales are stored."""
+        """The dtype in which scales are stored, where they are stored as they are."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether the parameters of several groups are stored together (second-level scales): :meth:`settle` acts.
+
+        Such parameters must all be fitted before the first weight moves.
+        """
+        return self.per_tensor
+
+    @property
+    def rows_independent(self) -> bool:
+        """Whether a row's values do not depend on other rows; otherwise matrices cannot be solved stacked."""
+        return not self.per_tensor
+
+    def for_shape(self, rows: int, columns: int) -> "Format":
+        """The format that a matrix of this shape gets; some layouts fall back where it does not fit them."""
+        return self
 
     @abstractmethod
     def params(self, low: Tensor, high: Tensor) -> GroupParams:
@@ -56,6 +111,58 @@ class Format(ABC):
     @abstractmethod
     def decode(self, codes: Tensor, params: GroupParams) -> Tensor:
         """Values of the codes, in fp32; ``params`` broadcast against ``codes``."""
+
+    def settle(self, params: GroupParams) -> Settled:
+        """Make all parameters [rows, groups] of one matrix storable together (``joint`` formats; others: as they are).
+
+        ``levels`` are the bytes that are stored instead of scale and zero-point; where rows are independent, the first
+        dimension of each is the rows'.
+        """
+        if not self.per_tensor:
+            return Settled(params)
+        return Settled(params, self.stored_params(params.map(lambda t: t[:1])))
+
+    def expand(self, levels: Levels, rows: int, groups: int) -> GroupParams:
+        """Inverse of :meth:`settle` [rows, groups]: the parameters behind stored ``levels``."""
+        assert self.per_tensor, "a joint format must say how to expand its levels"
+        return self.restored_params(levels, 1).map(lambda t: t.expand(rows, groups))
+
+    def code_bytes(self, columns: int) -> int:
+        """Bytes of one packed row of codes."""
+        return packed_bytes(columns, self.bits)
+
+    def pack_codes(self, codes: Tensor) -> Tensor:
+        """Codes [rows, columns] as uint8 [rows, code_bytes(columns)]."""
+        return pack_bits(codes, self.bits)
+
+    def unpack_codes(self, packed: Tensor, columns: int) -> Tensor:
+        """Inverse of :meth:`pack_codes`: uint8 codes [rows, columns]."""
+        return unpack_bits(packed, self.bits, columns)
+
+    def stored_params(self, params: GroupParams) -> dict[str, Tensor]:
+        """The tensors to store for parameters that are stored as they are, one scale (and zero-point) a group."""
+        stored = {"scale": params.scale.to(self.storage_dtype)}
+        if self.stored_zero_point:
+            stored["zero_point"] = self._pack_zero_point(params.zero_point)
+        if params.codebook is not None:
+            stored["codebook"] = params.codebook.to(self.storage_dtype)
+        return stored
+
+    def restored_params(self, stored: Levels, groups: int) -> GroupParams:
+        """Inverse of :meth:`stored_params` for ``groups`` groups a row."""
+        codebook = stored.get("codebook")
+        scale = stored["scale"].float()
+        if "zero_point" in stored:
+            zero_point = self._unpack_zero_point(stored["zero_point"], groups)
+        else:
+            zero_point = self.params(-torch.ones_like(scale), torch.ones_like(scale)).zero_point
+        return GroupParams(scale, zero_point, None if codebook is None else codebook.float())
+
+    def _pack_zero_point(self, zero_point: Tensor) -> Tensor:
+        return pack_bits(zero_point, self.bits)
+
+    def _unpack_zero_point(self, packed: Tensor, groups: int) -> Tensor:
+        return unpack_bits(packed, self.bits, groups).float()
 
     def group_slices(self, columns: int) -> list[slice]:
         """The groups along a row of ``columns`` weights; the last one may be ragged."""

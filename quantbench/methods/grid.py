@@ -5,33 +5,59 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantbench.formats import Format, GroupParams, QuantizedWeight
+from quantbench.formats import Format, GroupParams, QuantizedWeight, Settled
+from quantbench.methods.curvature import Curvature
 from quantbench.methods.range.base import Range
 
 
 @dataclass
 class Grid:
-    """Fits scale and zero-point of groups of weights and maps weights to codes and back."""
+    """Fits the parameters of groups of weights and maps weights to codes and back."""
 
     format: Format
     range: Range
 
-    def fit(self, weight: Tensor, hessian: Tensor | None) -> GroupParams:
-        """Parameters of one group: weight [rows, g], hessian [g, g] of its inputs -> scale, zero_point [rows, 1]."""
-        return self.range.fit(weight, self.format, hessian)
+    @property
+    def static(self) -> bool:
+        """Whether all groups must be fitted before the first weight moves (parameters stored together)."""
+        return self.format.joint
 
-    def fit_groups(self, weight: Tensor, hessian: Tensor | None) -> GroupParams:
-        """Parameters of every group of a matrix [rows, in] -> scale, zero_point [rows, groups]."""
+    def fit(self, weight: Tensor, curvature: Curvature | None) -> GroupParams:
+        """Parameters of one group: weight [rows, g], curvature of its g inputs -> [rows, 1] each."""
+        return self.range.fit(weight, self.format, curvature)
+
+    def fit_groups(self, weight: Tensor, curvature: Curvature | None) -> Settled:
+        """Parameters of every group of a matrix [rows, in] -> [rows, groups] each, as they can be stored."""
+        if self.format.per_tensor:
+            whole = self.range.fit(weight.reshape(1, -1), self.format, None)
+            return self.format.settle(whole.map(lambda t: t.expand(len(weight), *t.shape[1:])))
+        weighted = self.range.needs_calibration or self.range.needs_fisher
         groups = self.format.group_slices(weight.shape[1])
-        fitted = [self.fit(weight[:, g], None if hessian is None else hessian[g, g]) for g in groups]
-        return GroupParams(torch.cat([p.scale for p in fitted], 1), torch.cat([p.zero_point for p in fitted], 1))
+        even = len(groups) - (groups[-1] != slice(groups[-1].start, groups[-1].start + (groups[0].stop)))
+        if weighted and curvature is not None:
+            fitted = [self.fit(weight[:, g], curvature.columns(g)) for g in groups]
+        else:
+            fitted = [self._fit_equal(weight[:, : groups[even - 1].stop], even)] if even else []
+            fitted += [self.fit(weight[:, g], None) for g in groups[even:]]
+        return self.format.settle(GroupParams.concatenated(fitted))
 
-    def nearest(self, weight: Tensor, hessian: Tensor | None) -> QuantizedWeight:
+    def _fit_equal(self, weight: Tensor, groups: int) -> GroupParams:
+        """All groups of equal size at once: rows are independent, so each group is one more row."""
+        rows = len(weight)
+        fitted = self.fit(weight.reshape(rows * groups, -1), None)
+        return fitted.map(lambda t: t.reshape(rows, groups, *t.shape[2:]))
+
+    def nearest(self, weight: Tensor, curvature: Curvature | None) -> QuantizedWeight:
         """Round-to-nearest of a matrix [rows, in]."""
-        params = self.fit_groups(weight, hessian)
-        sizes = torch.tensor(
-            [g.stop - g.start for g in self.format.group_slices(weight.shape[1])], device=weight.device
-        )
-        expanded = GroupParams(*(p.repeat_interleave(sizes, 1) for p in params))
-        codes = self.format.encode(weight, expanded)
-        return QuantizedWeight(self.format, codes.to(torch.uint8), params.scale, params.zero_point)
+        return self.encode(weight, self.fit_groups(weight, curvature))
+
+    def encode(self, weight: Tensor, settled: Settled) -> QuantizedWeight:
+        """The nearest codes of a matrix [rows, in] under given parameters."""
+        codes = self.format.encode(weight, self.per_column(settled.params, weight.shape[1]))
+        return QuantizedWeight(self.format, codes.to(torch.uint8), settled.params, settled.levels)
+
+    def per_column(self, params: GroupParams, columns: int) -> GroupParams:
+        """Parameters [rows, groups] repeated for each of ``columns`` weights, [rows, columns]."""
+        size = self.format.group_size or columns
+        group_of = torch.arange(columns, device=params.scale.device) // size
+        return params.map(lambda t: t[:, group_of])

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantbench.methods.curvature import Curvature
+
 
 @dataclass
 class SiteStats:
     """Sufficient statistics of the inputs X [tokens, in] of one site; q, k and v share a site.
 
     gram: sum of x x^T, fp32 [in, in]; absmax: max |x| [in]; abs_sum: sum of |x| [in]; count: tokens seen; dropped:
-    tokens left out because they were not finite. No X is kept.
+    tokens left out because they were not finite; fisher: mean squared gradient of the loss for each weight that reads
+    the site [rows, in], where a method asked for it. No X is kept.
     """
 
     gram: Tensor
@@ -20,6 +23,7 @@ class SiteStats:
     abs_sum: Tensor
     count: int = 0
     dropped: int = 0
+    fisher: Tensor | None = None
 
     @classmethod
     def empty(cls, columns: int, *, device: torch.device | str = "cpu") -> "SiteStats":
@@ -60,6 +64,11 @@ class SiteStats:
         return float(((delta @ self.hessian) * delta).sum())
 
     @property
+    def curvature(self) -> Curvature:
+        """What an error in the weights that read the site costs."""
+        return Curvature(self.hessian, self.fisher)
+
+    @property
     def hessian(self) -> Tensor:
         """Mean of x x^T, fp32 [in, in]: half the Hessian of the layer's mean squared output error (GPTQ, eq. 1)."""
         return self.gram / max(self.count, 1)
@@ -78,4 +87,5 @@ class SiteStats:
             self.abs_sum * inverse,
             self.count,
             self.dropped,
+            None if self.fisher is None else self.fisher * inverse.square(),
         )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from quantbench.errors import QuantizationError
 from quantbench.methods.grid import Grid
-from quantbench.methods.range.base import Range
 from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform.base import SiteProblem, SiteScaling
@@ -22,7 +21,8 @@ from quantbench.models.linear import QuantLinear
 from quantbench.models.structure import Block, Site
 
 if TYPE_CHECKING:
-    from quantbench.models.walk import Variant, VariantResult
+    from quantbench.methods.variant import Variant
+    from quantbench.models.walk import VariantResult
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,23 +75,31 @@ class BlockSolver:
                 continue
             if site.name in stats:
                 self._check(site, stats[site.name])
-            ranges: list[tuple[Range, list[str]]] = []
-            for name in self._quantized(site):
-                range_ = self.variant.range.for_linear(name)
-                names = next((names for known, names in ranges if known == range_), None)
-                if names is None:
-                    ranges.append((range_, [name]))
-                else:
-                    names.append(name)
-            for range_, names in ranges:
-                self._round_together(site, names, range_, stats.get(site.name))
+            for grid, names in self._stacks(site):
+                self._round_together(site, names, grid, stats.get(site.name))
 
-    def _round_together(self, site: Site, names: list[str], range_: Range, stats: SiteStats | None) -> None:
+    def _stacks(self, site: Site) -> list[tuple[Grid, list[str]]]:
+        """Linears of a site with one grid, which are solved as one matrix where the format's rows are independent."""
+        stacks: list[tuple[Grid, list[str]]] = []
+        for name in self._quantized(site):
+            linear, full = self._linear(name), self._full_name(name)
+            format = self.variant.allocation.format_of(full, self.variant.format)
+            grid = Grid(format.for_shape(*linear.weight.shape), self.variant.range.for_linear(name))
+            stack = next((names for known, names in stacks if known == grid), None)
+            if stack is None or not grid.format.rows_independent:
+                stacks.append((grid, [name]))
+            else:
+                stack.append(name)
+        return stacks
+
+    def _round_together(self, site: Site, names: list[str], grid: Grid, stats: SiteStats | None) -> None:
         linears = [self._linear(name) for name in names]
         weights = [self._weight(name) for name in names]
         label = self._full_name(names[0]) if len(names) == 1 else f"{self.block.name}.{{{','.join(names)}}}"
         try:
-            rounded = self.variant.rounding.round(torch.cat(weights), Grid(self.variant.format, range_), stats)
+            weight = torch.cat(weights)
+            keep = self.variant.allocation.keep(weight, grid, stats)
+            rounded = self.variant.rounding.round(weight, grid, stats, keep=keep)
         except ValueError as error:
             raise QuantizationError(f"{label}: {error}") from error
         self.notes += [f"{label}: {note}" for note in rounded.notes]

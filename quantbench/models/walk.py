@@ -7,39 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from quantbench.formats import Format, QuantizedWeight
-from quantbench.methods.allocation import Allocation
-from quantbench.methods.range.base import Range
-from quantbench.methods.rounding.base import Rounding
-from quantbench.methods.transform.base import SiteScaling, Transform
+from quantbench.formats import QuantizedWeight
+from quantbench.methods.transform.base import SiteScaling
+from quantbench.methods.variant import Variant
 from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, run_block
 from quantbench.models.solve import BlockSolver
 from quantbench.models.structure import Block, Structure
 from quantbench.progress import track
 
-STATISTICS = ("propagate", "fp")
 _BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One point in the product of axes.
-
-    statistics: ``propagate`` calibrates each block on what the already quantized blocks produce (the GPTQ authors'
-    code), ``fp`` on the full-precision activations (the AWQ authors' code), which several variants can share.
-    """
-
-    format: Format
-    range: Range
-    transform: Transform
-    rounding: Rounding
-    allocation: Allocation
-    statistics: str
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether any axis looks at activations."""
-        return any(axis.needs_calibration for axis in (self.range, self.transform, self.rounding))
 
 
 @dataclass

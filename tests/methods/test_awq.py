@@ -84,7 +84,7 @@ def test_no_tokens_means_no_scaling():
 def test_clip_is_the_minimum_of_the_output_error_over_the_grid():
     weight, inputs, stats = data(1)
     weight = weight**3  # heavy tails make clipping worthwhile
-    quantized = Grid(FORMAT, AWQClip()).nearest(weight, stats.hessian)
+    quantized = Grid(FORMAT, AWQClip()).nearest(weight, stats.curvature)
     clipped_groups = 0
     for group in range(3):
         span = slice(16 * group, 16 * group + 16)

@@ -11,10 +11,11 @@ from quantbench.methods.range import AWQClip, MinMax
 from quantbench.methods.rounding import GPTQ, RTN
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform import AWQ, NoTransform
+from quantbench.methods.variant import Variant
 from quantbench.models.canonical import canonicalise_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
-from quantbench.models.walk import Variant, quantize
+from quantbench.models.walk import quantize
 from tests.models import tiny
 
 CPU = torch.device("cpu")

@@ -1,13 +1,6 @@
 """Activation quantization: what is quantized at run time."""
 
-from dataclasses import dataclass
+from quantbench.methods.activation.base import Activation
+from quantbench.methods.activation.none import NoActivation
 
-
-@dataclass
-class Activation:
-    """The contract of the activation axis."""
-
-
-@dataclass
-class NoActivation(Activation):
-    """Weight-only: activations stay in the model's dtype (A16)."""
+__all__ = ["Activation", "NoActivation"]

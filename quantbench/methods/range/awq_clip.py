@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quantbench.formats import Format, GroupParams
+from quantbench.methods.curvature import Curvature
 from quantbench.methods.range.base import Range, weight_range
 from quantbench.methods.range.minmax import MinMax
 
@@ -39,8 +40,8 @@ class AWQClip(Range):
         last = name.rsplit(".", 1)[-1]
         return MinMax() if any(fnmatch(last, pattern) for pattern in self.skip) else self
 
-    def fit(self, weight: Tensor, format: Format, hessian: Tensor | None) -> GroupParams:
-        metric = torch.eye(weight.shape[1], device=weight.device) if hessian is None else hessian
+    def fit(self, weight: Tensor, format: Format, curvature: Curvature | None) -> GroupParams:
+        metric = torch.eye(weight.shape[1], device=weight.device) if curvature is None else curvature.hessian
         bound = weight.abs().amax(1, keepdim=True)
         best = format.params(*weight_range(weight))
         least = torch.full_like(bound, torch.inf)
@@ -52,5 +53,7 @@ class AWQClip(Range):
             error = ((delta @ metric) * delta).sum(1, keepdim=True)
             better = error < least
             least = torch.where(better, error, least)
-            best = GroupParams(*(torch.where(better, new, old) for new, old in zip(params, best, strict=True)))
+            best = GroupParams(
+                torch.where(better, params.scale, best.scale), torch.where(better, params.zero_point, best.zero_point)
+            )
         return best

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from quantbench.formats import Format, GroupParams
+from quantbench.methods.component import Component
+from quantbench.methods.curvature import Curvature
 
 
 @dataclass
-class Range(ABC):
-    """Chooses the interval of weights that the codes cover."""
+class Range(Component, ABC):
+    """Chooses the interval of weights that the codes cover.
 
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether the fit looks at the inputs' second moments."""
-        return False
+    A rule that needs neither calibration nor Fisher information is handed many groups at once, as rows.
+    """
 
     @abstractmethod
-    def fit(self, weight: Tensor, format: Format, hessian: Tensor | None) -> GroupParams:
-        """Scale and zero-point [rows, 1] of one group: weight [rows, g]; hessian: mean x x^T of its inputs [g, g]."""
+    def fit(self, weight: Tensor, format: Format, curvature: Curvature | None) -> GroupParams:
+        """Parameters [rows, 1] of one group: weight [rows, g]; curvature of its g inputs, None when not known."""
 
     def for_linear(self, name: str) -> "Range":
         """The rule to use for the linear of this (dotted) name; most rules treat all alike."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from quantbench.formats import QuantizedWeight
+from quantbench.methods.component import Component
 from quantbench.methods.grid import Grid
 from quantbench.methods.stats import SiteStats
 
@@ -21,7 +22,7 @@ class Rounded(NamedTuple):
 
 
 @dataclass
-class Rounding(ABC):
+class Rounding(Component, ABC):
     """Chooses codes. Rows are independent given the statistics, so matrices that share inputs may come stacked."""
 
     @property
@@ -34,11 +35,15 @@ class Rounding(ABC):
         """Whether later sites of a block must see the already quantized earlier ones (true-sequential)."""
         return False
 
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether the codes depend on activations."""
-        return False
-
     @abstractmethod
-    def round(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Rounded:
-        """Quantize weight, fp32 [out, in], on ``grid``; ``stats``: the inputs of its site, None when not collected."""
+    def round(self, weight: Tensor, grid: Grid, stats: SiteStats | None, *, keep: Tensor | None = None) -> Rounded:
+        """Quantize weight, fp32 [out, in], on ``grid``.
+
+        stats: the inputs of its site, None when not collected; keep: bool [out, in], the weights that stay in 16 bits
+        (they do not take part in fitting ranges), None for none.
+        """
+
+
+def without_kept(weight: Tensor, keep: Tensor | None) -> Tensor:
+    """The weights that ranges are fitted to: those kept in 16 bits count as zero."""
+    return weight if keep is None else weight.masked_fill(keep, 0)

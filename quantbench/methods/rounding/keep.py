@@ -17,5 +17,5 @@ class KeepFullPrecision(Rounding):
     def quantizes(self) -> bool:
         return False
 
-    def round(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Rounded:
+    def round(self, weight: Tensor, grid: Grid, stats: SiteStats | None, *, keep: Tensor | None = None) -> Rounded:
         raise RuntimeError("the full-precision choice quantizes nothing")

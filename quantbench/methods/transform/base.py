@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from quantbench.methods.component import Component
 from quantbench.methods.grid import Grid
 from quantbench.methods.stats import SiteStats
 
@@ -32,13 +33,8 @@ class SiteProblem:
 
 
 @dataclass
-class Transform:
+class Transform(Component):
     """A rewrite that leaves the full-precision function as it is and makes the weights easier to round."""
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether it looks at activations."""
-        return False
 
 
 @dataclass

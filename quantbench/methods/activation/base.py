@@ -1,0 +1,8 @@
+"""The contract of the activation axis."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Activation:
+    """What is quantized at run time."""

@@ -1,0 +1,10 @@
+"""No activation quantization."""
+
+from dataclasses import dataclass
+
+from quantbench.methods.activation.base import Activation
+
+
+@dataclass
+class NoActivation(Activation):
+    """Weight-only: activations stay in the model's dtype (A16)."""

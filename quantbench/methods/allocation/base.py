@@ -1,0 +1,34 @@
+"""The contract of the allocation axis."""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+
+from torch import Tensor
+
+from quantbench.formats import Format
+from quantbench.methods.component import Component
+from quantbench.methods.grid import Grid
+from quantbench.methods.stats import SiteStats
+
+
+@dataclass
+class Allocation(Component):
+    """Where the bits go.
+
+    skip: patterns (shell wildcards) of linears to leave in full precision, matched against the dotted name and its last
+    part, e.g. ``["*.0.*", "down_proj"]``.
+    """
+
+    skip: list[str] = field(default_factory=list)
+
+    def quantizes(self, name: str) -> bool:
+        """Whether the linear of this dotted name is quantized."""
+        return not any(fnmatch(name, p) or fnmatch(name.rsplit(".", 1)[-1], p) for p in self.skip)
+
+    def format_of(self, name: str, format: Format) -> Format:
+        """The format of the linear of this dotted name, given the run's."""
+        return format
+
+    def keep(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Tensor | None:
+        """Which weights of a matrix [out, in] stay in 16 bits: bool [out, in], or None for none."""
+        return None

@@ -1,0 +1,54 @@
+"""One point in the product of axes."""
+
+from dataclasses import dataclass, fields
+
+from quantbench.formats import Format
+from quantbench.methods.allocation.base import Allocation
+from quantbench.methods.component import Component
+from quantbench.methods.range.base import Range
+from quantbench.methods.rounding.base import Rounding
+from quantbench.methods.transform.base import Transform
+
+STATISTICS = ("propagate", "fp")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point in the product of axes.
+
+    statistics: ``propagate`` calibrates each block on what the already quantized blocks produce (the GPTQ authors'
+    code), ``fp`` on the full-precision activations (the AWQ authors' code), which several variants can share.
+    """
+
+    format: Format
+    range: Range
+    transform: Transform
+    rounding: Rounding
+    allocation: Allocation
+    statistics: str
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The choices on the axes, but for the format."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return tuple(value for value in values if isinstance(value, Component))
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any axis looks at activations."""
+        return self.rounding.quantizes and any(c.needs_calibration or c.needs_fisher for c in self.components)
+
+    @property
+    def needs_fisher(self) -> bool:
+        """Whether any axis looks at squared gradients."""
+        return self.rounding.quantizes and any(c.needs_fisher for c in self.components)
+
+    def check(self) -> None:
+        """Refuse combinations without meaning.
+
+        Raises:
+            ValueError: names the setting and what is allowed, in one line.
+        """
+        if self.rounding.quantizes:
+            for component in self.components:
+                component.check(self)
