@@ -126,6 +126,7 @@ class BlockSolver:
             linear_error=linear_error,
             module_error=ModuleError(self.module, sites[0], calls, self.device) if calls else None,
             tie=partial(tied_mean, fold=fold) if _is_tied(fold) else None,
+            norm_fed=fold.norm_offset is not None,
         )
 
     def _calls_to_replay(self, sites: list[Site]) -> Sequence[Call]:

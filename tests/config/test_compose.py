@@ -94,6 +94,7 @@ def test_every_listed_choice_says_what_it_is():
 
 
 PRESETS = preset_choices()
+KNOBS = ("bits", "group_size", "symmetric", "stats")  # what a preset may set beside its choices
 
 
 def label(method, *overrides, **axes):
@@ -102,8 +103,9 @@ def label(method, *overrides, **axes):
 
 def test_presets_read_from_their_files_select_what_hydra_composes():
     for method, choices in PRESETS.items():
-        by_axes = compose(*(f"{axis}={choice}" for axis, choice in choices.items()))
         by_method = compose(f"method={method}")
+        knobs = [f"{key}={getattr(by_method, key)}".replace("None", "null") for key in KNOBS]
+        by_axes = compose(*knobs, *(f"{axis}={choice}" for axis, choice in choices.items()))
         assert all(getattr(by_axes, axis) == getattr(by_method, axis) for axis in choices), method
 
 

@@ -2,5 +2,6 @@
 
 from quantbench.methods.transform.awq import AWQ
 from quantbench.methods.transform.base import NoTransform, SiteProblem, SiteScaling, Transform
+from quantbench.methods.transform.smooth import SmoothQuant
 
-__all__ = ["AWQ", "NoTransform", "SiteProblem", "SiteScaling", "Transform"]
+__all__ = ["AWQ", "NoTransform", "SiteProblem", "SiteScaling", "SmoothQuant", "Transform"]

@@ -22,6 +22,7 @@ class SiteProblem:
     and summed over outputs, when their weights are replaced by the given ones; module_error: the same for the output of
     the module they feed (attention, MLP), or None where the linears are all there is to score. tie: makes a scale
     equal over the channels that one producer row feeds (grouped-query attention), None where there is no such tie.
+    norm_fed: whether a norm produces the scaled tensor (otherwise a linear does).
     """
 
     weights: Sequence[Tensor]
@@ -30,6 +31,7 @@ class SiteProblem:
     linear_error: OutputError
     module_error: OutputError | None = None
     tie: Callable[[Tensor], Tensor] | None = None
+    norm_fed: bool = True
 
 
 @dataclass

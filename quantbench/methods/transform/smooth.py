@@ -1,0 +1,37 @@
+"""SmoothQuant's scaling, for weights alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantbench.methods.transform.base import SiteProblem, SiteScaling
+
+SITES = ("norm_fed", "all")
+
+
+@dataclass
+class SmoothQuant(SiteScaling):
+    """Per-channel scaling s_j = max|x_j|^alpha / max|w_j|^(1 - alpha) (Xiao et al., arXiv 2211.10438, eq. 4).
+
+    max|w_j| is over all linears that read the site. alpha: how much of the activations' range moves into the weights.
+    sites: ``norm_fed`` scales what a norm produces (the authors' code); ``all`` also what a linear produces, where it
+    can absorb the scale, with one s for the heads that share values. A channel without activations or weights keeps 1.
+    """
+
+    alpha: float = 0.5
+    sites: str = "norm_fed"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"transform.alpha={self.alpha}: allowed are 0 to 1")
+        if self.sites not in SITES:
+            raise ValueError(f"transform.sites={self.sites}: allowed are {', '.join(SITES)}")
+
+    def site_scale(self, problem: SiteProblem) -> Tensor | None:
+        if not problem.stats.count or (self.sites == "norm_fed" and not problem.norm_fed):
+            return None
+        inputs = problem.stats.absmax
+        weights = torch.stack([w.abs().amax(0) for w in problem.weights]).amax(0)
+        scale = torch.where((inputs > 0) & (weights > 0), inputs**self.alpha / weights ** (1 - self.alpha), 1.0)
+        return scale if problem.tie is None else problem.tie(scale)
