@@ -1,7 +1,7 @@
 """What calibration saw at one input site."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,10 @@ class SiteStats:
     def output_error(self, delta: Tensor) -> float:
         """Mean over tokens of ||delta x||^2 for a weight change ``delta`` [out, in]: tr(delta H delta^T), exactly."""
         return float(((delta @ self.hessian) * delta).sum())
+
+    def of_rows(self, rows: slice) -> "SiteStats":
+        """The same inputs, seen from some rows of the weights that read them."""
+        return self if self.fisher is None else replace(self, fisher=self.fisher[rows])
 
     @property
     def curvature(self) -> Curvature:

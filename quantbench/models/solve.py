@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.errors import QuantizationError
+from quantbench.methods.allocation import Kept
 from quantbench.methods.grid import Grid
 from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.stats import SiteStats
@@ -97,16 +98,26 @@ class BlockSolver:
         weights = [self._weight(name) for name in names]
         label = self._full_name(names[0]) if len(names) == 1 else f"{self.block.name}.{{{','.join(names)}}}"
         try:
-            weight = torch.cat(weights)
-            keep = self.variant.allocation.keep(weight, grid, stats)
-            rounded = self.variant.rounding.round(weight, grid, stats, keep=keep)
+            kept = self._keep(weights, grid, stats)
+            rounded = self.variant.rounding.round(torch.cat(weights), grid, stats, keep=kept.mask)
         except ValueError as error:
             raise QuantizationError(f"{label}: {error}") from error
-        self.notes += [f"{label}: {note}" for note in rounded.notes]
+        self.notes += [f"{label}: {note}" for note in (*kept.notes, *rounded.notes)]
         parts = rounded.weight.split_rows([len(w) for w in weights])
         for name, linear, part in zip(names, linears, parts, strict=True):
             _replace(self.module, name, QuantLinear(part, linear.bias, dtype=linear.weight.dtype).to(self.device))
             self.result.weights[self._full_name(name)] = part.to("cpu")
+
+    def _keep(self, weights: list[Tensor], grid: Grid, stats: SiteStats | None) -> Kept:
+        """The weights to keep of matrices that are solved together; each is chosen from as if it stood alone."""
+        masks, notes, start = [], dict[str, None](), 0
+        for weight in weights:
+            own = None if stats is None else stats.of_rows(slice(start, start + len(weight)))
+            mask, said = self.variant.allocation.keep(weight, grid, own)
+            masks += [] if mask is None else [mask]
+            notes |= dict.fromkeys(said)
+            start += len(weight)
+        return Kept(torch.cat(masks) if masks else None, tuple(notes))
 
     def _problem(self, sites: list[Site]) -> SiteProblem:
         stats = [self.stats[site.name] for site in sites for _ in site.linears]

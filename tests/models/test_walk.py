@@ -1,11 +1,13 @@
 """The walk against plain hooks on the whole model: what each linear saw, and what quantizing it alone gives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from quantbench.errors import QuantizationError
 from quantbench.formats import IntFormat
-from quantbench.methods.allocation import Uniform
+from quantbench.methods.allocation import Keep, Uniform
 from quantbench.methods.grid import Grid
 from quantbench.methods.range import AWQClip, MinMax
 from quantbench.methods.rounding import GPTQ, RTN
@@ -154,6 +156,17 @@ def test_skipped_linears_of_a_scaled_site_still_compute_the_same_function():
         apply_result(model, quantize(model, structure, [one], ids, device=CPU)[0])
         error = (model(ids).logits - before).square().mean() / before.var()
     assert error < 1e-2
+
+
+@pytest.mark.parametrize("rounding", [RTN(), GPTQ()], ids=["rtn", "gptq"])
+def test_weights_to_keep_are_chosen_in_each_linear_by_itself(rounding):
+    model, structure, ids = load("llama")
+    one = replace(variant(rounding, statistics="fp"), allocation=Keep(criterion="activation", fraction=0.03))
+    result = quantize(model, structure, [one], ids, device=CPU)[0]
+    for name, stats in inputs_of(model, ids, result.weights).items():
+        weight = model.get_submodule(name).weight.detach()
+        mask = Keep(criterion="activation", fraction=0.03).keep(weight, Grid(FORMAT, MinMax()), stats).mask
+        assert result.weights[name].outliers.index.tolist() == mask.flatten().nonzero()[:, 0].tolist(), name
 
 
 def test_nan_weight_stops_the_run_and_names_the_layer():

@@ -1,6 +1,8 @@
 """Allocation: where the bits go."""
 
-from quantbench.methods.allocation.base import Allocation
+from quantbench.methods.allocation.base import Allocation, Kept
+from quantbench.methods.allocation.dense_sparse import DenseSparse
+from quantbench.methods.allocation.keep import Keep
 from quantbench.methods.allocation.uniform import Uniform
 
-__all__ = ["Allocation", "Uniform"]
+__all__ = ["Allocation", "DenseSparse", "Keep", "Kept", "Uniform"]

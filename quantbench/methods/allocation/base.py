@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -9,6 +10,13 @@ from quantbench.formats import Format
 from quantbench.methods.component import Component
 from quantbench.methods.grid import Grid
 from quantbench.methods.stats import SiteStats
+
+
+class Kept(NamedTuple):
+    """The weights of a matrix [out, in] that stay in 16 bits, bool [out, in] or None for none; notes for the record."""
+
+    mask: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -29,6 +37,6 @@ class Allocation(Component):
         """The format of the linear of this dotted name, given the run's."""
         return format
 
-    def keep(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Tensor | None:
-        """Which weights of a matrix [out, in] stay in 16 bits: bool [out, in], or None for none."""
-        return None
+    def keep(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Kept:
+        """Which weights of one matrix [out, in] stay in 16 bits; stats: the inputs of its site, None where unknown."""
+        return Kept()
