@@ -49,16 +49,18 @@ def _run_jobs(arguments: list[str]) -> int:
     from omegaconf import DictConfig
 
     from quantbench.config import conf_dir, register, to_run_config
+    from quantbench.session import Session
 
     register()
     multirun = _check(arguments)
     failures: list[int] = []
+    session = Session()
 
     def job(composed: DictConfig) -> None:
         from quantbench.run import run
 
         try:
-            run(to_run_config(composed), _label())
+            run(to_run_config(composed), _label(), session)
         except InputError as error:
             failures.append(_fail(error, 2))
         except (QuantizationError, MemoryError) as error:

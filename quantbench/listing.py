@@ -1,11 +1,16 @@
-"""``python -m quantbench list``: everything that can be chosen, a line each."""
+"""``python -m quantbench list``: everything that can be chosen."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import fields
+from typing import Any
 
 from quantbench.arguments import ArgumentParser
-from quantbench.config import GROUPS, conf_dir
+from quantbench.axes import AXES
+from quantbench.config import GROUPS, RunConfig, conf_dir
+from quantbench.config.presets import Preset, first_comment, presets
 from quantbench.errors import InputError
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunConfig)}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,15 +22,40 @@ def main(argv: Sequence[str]) -> int:
         if group not in GROUPS:
             raise InputError(f"{group}: unknown group; allowed are {', '.join(GROUPS)}")
     for group in groups:
-        choices = {path.stem: _summary(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
-        width = max(len(name) for name in choices)
+        lines = _methods() if group == "method" else _options(group)
         print(f"{group}:")
-        for name, line in choices.items():
-            print(f"  {name:<{width}}  {line}")
+        print("\n".join(f"  {line}" for line in lines))
     return 0
 
 
-def _summary(path: Path) -> str:
-    """The first comment of the file that is not a Hydra directive."""
-    comments = (line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
-    return next((comment for comment in comments if not comment.startswith("@package")), "")
+def _options(group: str) -> list[str]:
+    return _aligned([[path.stem, first_comment(path)] for path in sorted((conf_dir() / group).glob("*.yaml"))])
+
+
+def _methods() -> list[str]:
+    """Each preset with its natural bits, group and statistics, the axes it chooses, and where it is from."""
+    header = ["preset", "bits", "group", "stats", "axes that differ from round to nearest", "source", "what it does"]
+    known = presets()
+    plain = known["rtn"].choices
+    return _aligned([header, *(_method(preset, plain) for preset in known.values())])
+
+
+def _method(preset: Preset, plain: dict[str, str]) -> list[str]:
+    settings = _DEFAULTS | preset.settings
+    quantizes = preset.choices["rounding"] != "none"
+    group = "row" if settings["group_size"] in (-1, None) else str(settings["group_size"])
+    chosen = [f"{axis}={preset.choices[axis]}" for axis in AXES if preset.choices[axis] != plain[axis]]
+    return [
+        preset.name,
+        str(settings["bits"]) if quantizes else "-",
+        group if quantizes else "-",
+        preset.settings.get("stats", "-"),
+        " ".join(chosen) or "-",
+        preset.source or "-",
+        preset.summary,
+    ]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -10,12 +10,10 @@ from torch import nn
 
 from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import CalibrationSet, contamination
-from quantbench.evaluation.evaluate import Prepared
 from quantbench.label import Label
 from quantbench.measurement import Measurement
-from quantbench.models.load import LoadedModel
-from quantbench.models.structure import Structure
 from quantbench.models.walk import VariantResult
+from quantbench.session import Reference
 from quantbench.stages import Stages
 from quantbench.store.identity import git_state, machine, versions
 from quantbench.store.record import RunIdentity
@@ -25,23 +23,22 @@ _FULL_PRECISION_BYTES = 2  # what is not quantized is counted at 16 bits, as mod
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found out."""
+    """What a run found out. unquantized: parameters of the quantized model that are not quantized."""
 
-    loaded: LoadedModel
-    structure: Structure
-    prepared: Prepared
+    reference: Reference
     calibration: CalibrationSet | None
     result: VariantResult
     measurements: list[Measurement]
     device: torch.device
+    unquantized: int
 
 
 def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outcome, stages: Stages) -> RunIdentity:
     """Every column of the record that describes the run as a whole."""
     weights, calibration, quantizes = outcome.result.weights, outcome.calibration, config.rounding.quantizes
     stored = sum(w.nbytes for w in weights.values())
-    flagged = contamination(calibration.documents, outcome.prepared.documents) if calibration else ""
-    notes = [*outcome.loaded.notes, *(calibration.notes if calibration else ()), *outcome.result.notes]
+    flagged = contamination(calibration.documents, outcome.reference.prepared.documents) if calibration else ""
+    notes = [*outcome.reference.loaded.notes, *(calibration.notes if calibration else ()), *outcome.result.notes]
     notes += [f"contamination: {flagged}"] if flagged else []
     commit, dirty = git_state(Path(__file__).parent)
     return RunIdentity(
@@ -60,19 +57,19 @@ def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outc
         statistics=config.stats if calibration else "none",
         bits_per_weight=_bits_per_weight(outcome),
         quantized_bytes=stored,
-        model_bytes=stored + _parameters(outcome.loaded.model) * _FULL_PRECISION_BYTES,
-        model=outcome.loaded.identity.name,
-        model_revision=outcome.loaded.identity.revision,
+        model_bytes=stored + outcome.unquantized * _FULL_PRECISION_BYTES,
+        model=outcome.reference.loaded.identity.name,
+        model_revision=outcome.reference.loaded.identity.revision,
         protocol=config.evaluation.protocol,
-        corpus=outcome.prepared.documents.name,
-        evaluation_hash=outcome.prepared.hash,
+        corpus=outcome.reference.prepared.documents.name,
+        evaluation_hash=outcome.reference.prepared.hash,
         calibration=calibration.name if calibration else None,
         num_samples=len(calibration.ids) if calibration else None,
         seqlen=calibration.ids.shape[1] if calibration else None,
         calibration_hash=calibration.hash if calibration else None,
         contaminated=bool(flagged),
         seed=config.seed,
-        dtype=str(outcome.loaded.dtype).removeprefix("torch."),
+        dtype=str(outcome.reference.loaded.dtype).removeprefix("torch."),
         device=device_name(outcome.device),
         config=json.dumps(asdict(config), sort_keys=True),
         versions=json.dumps(versions(), sort_keys=True),
@@ -89,7 +86,7 @@ def _bits_per_weight(outcome: Outcome) -> float:
     """Stored bits over weights of all linears of the decoder blocks; those left in full precision count 16 bits."""
     weights = outcome.result.weights
     bits = elements = 0
-    for block in outcome.structure.blocks:
+    for block in outcome.reference.structure.blocks:
         for name in block.linears:
             weight = weights.get(f"{block.name}.{name}")
             rows, columns = weight.shape if weight else block.module.get_submodule(name).weight.shape  # type: ignore[misc]
@@ -98,7 +95,7 @@ def _bits_per_weight(outcome: Outcome) -> float:
     return bits / elements
 
 
-def _parameters(model: nn.Module) -> int:
+def unquantized_parameters(model: nn.Module) -> int:
     """Parameters that are not quantized (quantized weights are buffers of their layers); tied ones count once."""
     return sum(p.numel() for p in model.parameters())
 

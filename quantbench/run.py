@@ -1,5 +1,6 @@
 """One run, top to bottom: load, calibrate, quantize, evaluate, record."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from quantbench.models.load import identify, load
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import VariantResult, quantize
-from quantbench.outcome import Outcome, run_identity
+from quantbench.outcome import Outcome, run_identity, unquantized_parameters
 from quantbench.paths import usable_cache_dir
 from quantbench.report.terminal import show_run
+from quantbench.session import Reference, Session
 from quantbench.stages import Stages
 from quantbench.store.identity import git_state, run_id
 from quantbench.store.parquet import Store
@@ -32,8 +34,10 @@ from quantbench.store.wandb_log import log_run
 _HOST_OUT_OF_MEMORY = "can't allocate memory"
 
 
-def run(config: RunConfig, label: Label) -> None:
+def run(config: RunConfig, label: Label, session: Session) -> None:
     """Do one run and show its table; a run that is already stored is shown instead, unless ``force``.
+
+    session: shared by the runs of a sweep, so that those on one model and text load and score full precision once.
 
     Raises:
         InputError: something the user gave is wrong.
@@ -51,7 +55,7 @@ def run(config: RunConfig, label: Label) -> None:
         return
     stages = Stages(device)
     try:
-        outcome = _compute(config, model, device, stages, cache)
+        outcome = _compute(config, model, device, stages, cache, session)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or _HOST_OUT_OF_MEMORY in str(error):
             raise QuantizationError(f"out of memory on {device}: {str(error).splitlines()[0]}") from error
@@ -78,32 +82,50 @@ def _code(commit: str | None, dirty: bool | None) -> str:
     return f"commit {commit[:12]}{changed}" if commit else "an installed version"
 
 
-def _compute(config: RunConfig, identity: ModelIdentity, device: torch.device, stages: Stages, cache: Path) -> Outcome:
+def _compute(
+    config: RunConfig, identity: ModelIdentity, device: torch.device, stages: Stages, cache: Path, session: Session
+) -> Outcome:
+    _check_texts(config)
+    key = (json.dumps([asdict(config.evaluation), asdict(identity), config.dtype], sort_keys=True), device)
+    reference = session.reference(key, lambda: _reference(config, identity, device, stages, cache))
+    model: Any = reference.loaded.model
+    _check_allocation(config, reference.structure)
+    if not config.rounding.quantizes:
+        measurements = measure(reference.prepared, reference.base)
+        return Outcome(reference, None, VariantResult(), measurements, device, unquantized_parameters(model))
+    with stages.stage("calibration"):
+        calibration = None
+        if config.variant().needs_calibration:
+            tokenizer = reference.loaded.tokenizer
+            calibration = build(config.calibration, tokenizer, config.seed, max_context=_context(model))
+    with stages.stage("quantize"):
+        ids = None if calibration is None else calibration.ids
+        result = quantize(model, reference.structure, [config.variant()], ids, device=device)[0]
+        undo = apply_result(model, result)
+    try:
+        with stages.stage("evaluate"):
+            measurements = measure(reference.prepared, reference.base, model.to(device))
+        return Outcome(reference, calibration, result, measurements, device, unquantized_parameters(model))
+    finally:
+        undo()
+        model.to("cpu")
+
+
+def _reference(
+    config: RunConfig, identity: ModelIdentity, device: torch.device, stages: Stages, cache: Path
+) -> Reference:
+    """Load the model, prepare what it is scored on, and score it in full precision."""
     with stages.stage("load"):
-        _check_texts(config)
         loaded = load(config.model, config.dtype, identity=identity, device=device)
         model: Any = loaded.model
         structure = find_structure(model)
-        _check_allocation(config, structure)
+        _check_allocation(config, structure)  # before full precision is scored
     with stages.stage("prepare"):
-        context = _context(model)
-        prepared = prepare(config.evaluation, loaded.tokenizer, max_context=context, cache_dir=cache)
-        calibration = None
-        if config.variant().needs_calibration:
-            calibration = build(config.calibration, loaded.tokenizer, config.seed, max_context=context)
+        prepared = prepare(config.evaluation, loaded.tokenizer, max_context=_context(model), cache_dir=cache)
     with stages.stage("baseline"):
         base = baseline(prepared, model.to(device), identity=asdict(identity), cache_dir=cache)
         model.to("cpu")
-    result = VariantResult()
-    if not config.rounding.quantizes:
-        return Outcome(loaded, structure, prepared, None, result, measure(prepared, base), device)
-    with stages.stage("quantize"):
-        ids = None if calibration is None else calibration.ids
-        result = quantize(model, structure, [config.variant()], ids, device=device)[0]
-        apply_result(model, result)
-    with stages.stage("evaluate"):
-        measurements = measure(prepared, base, model.to(device))
-    return Outcome(loaded, structure, prepared, calibration, result, measurements, device)
+    return Reference(loaded, structure, prepared, base)
 
 
 def _check_texts(config: RunConfig) -> None:

@@ -58,7 +58,7 @@ def test_a_run_stores_one_row_for_each_metric_with_its_whole_identity(awq):
     assert first.num_samples == 8
     assert not first.contaminated or "contamination" in first.notes
     assert json.loads(first.versions)["torch"]
-    assert set(json.loads(first.seconds)) == {"load", "prepare", "baseline", "quantize", "evaluate"}
+    assert set(json.loads(first.seconds)) == {"load", "prepare", "baseline", "calibration", "quantize", "evaluate"}
     assert all(peak["host"] > 10**7 for peak in json.loads(first.peak_memory).values())
 
 
