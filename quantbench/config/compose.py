@@ -30,10 +30,9 @@ def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path:
         InputError: an unknown choice or key, a value of the wrong type or out of range; one line with what is allowed.
     """
     register()
-    parsed = _parse(overrides)
-    jobs = _jobs(parsed) if multirun else [list(overrides)]
     extra = Path(search_path).absolute() if search_path else None
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        jobs = _jobs(_parse(overrides)) if multirun else [list(overrides)]
         return [_check_job(job, extra) for job in jobs]
 
 
@@ -72,7 +71,9 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
                 f"{text}: neither a verb (list, table) nor key=value{did_you_mean(text, ('list', 'table'))}"
             )
     try:
-        return list(OverridesParser.create().parse_overrides(list(overrides)))
+        # the loader expands globs (method=glob(q*))
+        loader = GlobalHydra.instance().config_loader()
+        return list(OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)))
     except OverrideParseException as error:
         raise InputError(f"cannot parse {_first_line(error)}") from error
 
