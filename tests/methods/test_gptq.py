@@ -10,17 +10,7 @@ from quantbench.methods.range import MinMax
 from quantbench.methods.rounding import GPTQ, RTN
 from quantbench.methods.rounding.factor import inverse_factor
 from quantbench.methods.stats import SiteStats
-
-
-def problem(rows: int, columns: int, seed: int = 0) -> tuple[torch.Tensor, SiteStats]:
-    """Correlated inputs with a few strong channels, as a language model has them."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(columns, columns, generator=generator) / columns**0.5
-    strength = torch.exp(torch.randn(columns, generator=generator))
-    inputs = (torch.randn(4 * columns, columns, generator=generator) @ mix + 0.3) * strength
-    stats = SiteStats.empty(columns)
-    stats.update(inputs)
-    return torch.randn(rows, columns, generator=generator), stats
+from tests.methods.problems import problem
 
 
 def grid(bits: int, group_size: int | None, symmetric: bool) -> Grid:

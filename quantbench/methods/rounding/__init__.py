@@ -3,6 +3,7 @@
 from quantbench.methods.rounding.base import Rounded, Rounding
 from quantbench.methods.rounding.gptq import GPTQ
 from quantbench.methods.rounding.keep import KeepFullPrecision
+from quantbench.methods.rounding.ldlq import LDLQ
 from quantbench.methods.rounding.rtn import RTN
 
-__all__ = ["GPTQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]
+__all__ = ["GPTQ", "LDLQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]
