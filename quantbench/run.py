@@ -17,8 +17,10 @@ from quantbench.evaluation.evaluate import baseline, measure, prepare
 from quantbench.evaluation.tasks import check_tasks
 from quantbench.label import Label
 from quantbench.methods.allocation import Uniform
+from quantbench.methods.transform import Rotation, Transform
 from quantbench.models.identity import ModelIdentity
 from quantbench.models.load import identify, load
+from quantbench.models.rotate import rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import VariantResult, quantize
@@ -100,7 +102,9 @@ def _compute(
             calibration = build(config.calibration, tokenizer, config.seed, max_context=_context(model))
     with stages.stage("quantize"):
         ids = None if calibration is None else calibration.ids
-        result = quantize(model, reference.structure, [config.variant()], ids, device=device)[0]
+        structure, notes = _rotated(reference, config.transform, device, session)
+        result = quantize(model, structure, [config.variant()], ids, device=device)[0]
+        result.notes[:0] = notes
         undo = apply_result(model, result)
     try:
         with stages.stage("evaluate"):
@@ -126,6 +130,18 @@ def _reference(
         base = baseline(prepared, model.to(device), identity=asdict(identity), cache_dir=cache)
         model.to("cpu")
     return Reference(loaded, structure, prepared, base)
+
+
+def _rotated(
+    reference: Reference, transform: Transform, device: torch.device, session: Session
+) -> tuple[Structure, list[str]]:
+    """Rewrite the model where the transform is one of the whole model; its structure now, and what was done."""
+    if not isinstance(transform, Rotation):
+        return reference.structure, []
+    session.forget()
+    model = reference.loaded.model
+    notes = rotate_(model.to(device), reference.structure, transform)
+    return find_structure(model.to("cpu")), notes
 
 
 def _check_texts(config: RunConfig) -> None:

@@ -138,6 +138,20 @@ def test_the_same_run_twice_gives_the_same_numbers(tmp_path, monkeypatch):
     pd.testing.assert_series_equal(*values)
 
 
+def test_a_rotated_run_says_so_and_counts_the_untied_head(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("-m", "method=hadamard_rtn", "bits=8", "seed=0,1", "results_dir=out")
+    frame = Store(tmp_path / "out").load()
+    assert frame.run_id.nunique() == 2, "another seed is another rotation"
+    assert all("residual stream of" in notes and "values rotated" in notes for notes in frame.notes)
+    ratio = frame[frame.metric == "perplexity_ratio"].value
+    assert ratio.nunique() == 2
+    assert ratio.max() < 1.02
+    run("method=rtn", "bits=8", "results_dir=plain")
+    plain = Store(tmp_path / "plain").load()
+    assert frame.model_bytes.iloc[0] > plain.model_bytes.iloc[0]
+
+
 def test_a_sweep_stores_every_run_and_table_compares_them(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     run("-m", "method=rtn,gptq", "bits=2,8", "results_dir=out")

@@ -1,6 +1,6 @@
 """Running decoder blocks one at a time, and seeing what flows into their linears."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +54,7 @@ def _recording(structure: Structure, seen: list[tuple[Tensor, Call]], wrap: bool
     """Replace each block's forward by one that notes its arguments and passes the hidden states through."""
 
     def record(*args: Any, **kwargs: Any) -> Any:
-        hidden, call = _split_hidden(args, kwargs)
+        hidden, call = split_hidden(args, kwargs)
         seen.append((hidden, call))
         if len(seen) == len(structure.blocks):
             raise _Recorded
@@ -69,9 +69,10 @@ def _recording(structure: Structure, seen: list[tuple[Tensor, Call]], wrap: bool
             del block.module.forward
 
 
-def _split_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+def split_hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Call]:
+    """The hidden states that a block is called with, and the rest of its arguments."""
     if args:
-        return args[0], (args[1:], kwargs)
+        return args[0], (args[1:], dict(kwargs))
     rest = dict(kwargs)
     return rest.pop("hidden_states"), ((), rest)
 
@@ -103,12 +104,17 @@ def run_block(module: nn.Module, hidden: Tensor, call: Call, device: torch.devic
 
 def to_device(value: Any, device: torch.device) -> Any:
     """Tensors inside nested tuples, lists and dicts moved to ``device``; everything else as it is."""
+    return map_tensors(lambda tensor: tensor.to(device), value)
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """``change`` done to the tensors inside nested tuples, lists and dicts; everything else as it is."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, dict):
-        return {k: to_device(v, device) for k, v in value.items()}
+        return {k: map_tensors(change, v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(to_device(v, device) for v in value)
+        return type(value)(map_tensors(change, v) for v in value)
     return value
 
 

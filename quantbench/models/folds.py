@@ -109,12 +109,12 @@ def _norm_folds(trace: Trace, sites: list["Site"], routers: set[str]) -> dict[st
     modules = trace.modules()
     for name, module in modules.items():
         output = trace.calls[name].output
-        if not _is_norm(module) or not isinstance(output, Tensor):
+        if not is_norm(module) or not isinstance(output, Tensor):
             continue
         readers = [n for n in modules if n and n != name and trace.calls[n].input_key == key_of(output)]
         consumers = tuple(c for reader in readers for c in _scaled_by(reader, modules[reader], routers))
         sharing = tuple(site.name for site in sites if set(site.linears) & set(consumers))
-        offset = _norm_offset(module, trace.calls[name])
+        offset = norm_offset(module, trace.calls[name])
         if not sharing or offset is None or not _preserves(trace, name, consumers, torch.arange(output.shape[-1])):
             continue
         folds |= dict.fromkeys(sharing, Fold(name, consumers, sharing, norm_offset=offset))
@@ -186,12 +186,13 @@ def _scaled_by(name: str, module: nn.Module, routers: set[str]) -> list[str]:
     return []
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
+    """Whether all that a module holds is one weight for each channel, and perhaps a bias."""
     parameters = dict(module.named_parameters())
     return bool(parameters) and set(parameters) <= {"weight", "bias"} and all(p.ndim == 1 for p in parameters.values())
 
 
-def _norm_offset(norm: nn.Module, call: Call) -> float | None:
+def norm_offset(norm: nn.Module, call: Call) -> float | None:
     """c such that a gain of c + weight = 0 silences the norm: tells Gemma's (1 + weight) from the plain weight."""
     parameters = dict(norm.named_parameters())
     if "weight" not in parameters:

@@ -46,11 +46,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Structure:
-    """blocks in order; head: the output embedding; body_prefix: dotted name of the module that holds the block list."""
+    """blocks in order; head: the output embedding; body_prefix: dotted name of the module that holds the block list.
+
+    head_dim: width of an attention head.
+    """
 
     blocks: tuple[Block, ...]
     head: nn.Module
     body_prefix: str
+    head_dim: int
 
 
 def find_structure(model: nn.Module) -> Structure:
@@ -75,7 +79,7 @@ def find_structure(model: nn.Module) -> Structure:
         if kind not in kinds:
             kinds[kind] = _find_sites(module, call, head_dim, f"{list_name}.{index}")
         blocks.append(Block(index, f"{list_name}.{index}", module, kinds[kind]))
-    return Structure(tuple(blocks), head, list_name.rpartition(".")[0])
+    return Structure(tuple(blocks), head, list_name.rpartition(".")[0], head_dim)
 
 
 def _find_blocks(model: nn.Module) -> tuple[str, list[nn.Module]]:

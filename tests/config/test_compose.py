@@ -10,7 +10,7 @@ from quantbench.errors import InputError
 from quantbench.label import Label
 from quantbench.methods.range import AWQClip, MinMax
 from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision
-from quantbench.methods.transform import AWQ
+from quantbench.methods.transform import AWQ, Hadamard, NoTransform, SmoothQuant
 
 NEEDED = {("model", "local"): ["model.path=x"], ("model", "hub"): ["model.name=x/y"]}
 NEEDED |= {(group, "local"): [f"{group}.corpus=x.txt"] for group in ("calibration", "evaluation")}
@@ -35,13 +35,16 @@ def test_every_choice_composes_and_instantiates(group, choice):
         ("gptq", MinMax, None, GPTQ, "propagate"),
         ("awq", AWQClip, AWQ, RTN, "fp"),
         ("awq_gptq", MinMax, AWQ, GPTQ, "propagate"),
+        ("smooth", MinMax, SmoothQuant, RTN, "fp"),
+        ("hadamard_gptq", MinMax, Hadamard, GPTQ, "propagate"),
+        ("hadamard_rtn", MinMax, Hadamard, RTN, "propagate"),
     ],
 )
 def test_preset_selects_the_axes_of_its_paper(method, range_, transform, rounding, stats):
     config = compose(f"method={method}")
     assert type(config.range) is range_
     assert type(config.rounding) is rounding
-    assert (type(config.transform) is AWQ) == (transform is AWQ)
+    assert type(config.transform) is (transform or NoTransform)
     assert config.stats == stats
 
 
@@ -59,6 +62,11 @@ def test_any_method_crosses_with_any_rounding(method, rounding):
 def test_top_level_knobs_reach_the_format():
     format = compose("bits=3", "group_size=-1", "symmetric=true").format
     assert (format.bits, format.group_size, format.symmetric) == (3, None, True)
+
+
+def test_the_runs_seed_is_the_rotations_unless_it_has_its_own():
+    assert compose("method=hadamard_rtn", "seed=3").transform.seed == 3
+    assert compose("transform=random_rotation", "seed=3", "transform.seed=5").transform.seed == 5
 
 
 def test_models_other_than_the_embedded_one_get_the_papers_texts():

@@ -2,6 +2,17 @@
 
 from quantbench.methods.transform.awq import AWQ
 from quantbench.methods.transform.base import NoTransform, SiteProblem, SiteScaling, Transform
+from quantbench.methods.transform.rotation import Hadamard, RandomRotation, Rotation
 from quantbench.methods.transform.smooth import SmoothQuant
 
-__all__ = ["AWQ", "NoTransform", "SiteProblem", "SiteScaling", "SmoothQuant", "Transform"]
+__all__ = [
+    "AWQ",
+    "Hadamard",
+    "NoTransform",
+    "RandomRotation",
+    "Rotation",
+    "SiteProblem",
+    "SiteScaling",
+    "SmoothQuant",
+    "Transform",
+]

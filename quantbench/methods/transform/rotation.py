@@ -1,0 +1,89 @@
+"""Rotations of the residual stream and of the heads, whose weights then have no outlier channels."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from quantbench.methods.transform.base import Transform
+from quantbench.methods.transform.hadamard_matrix import hadamard_factors, hadamard_matrix
+
+
+@dataclass
+class Rotation(Transform, ABC):
+    """An orthogonal change of basis, folded into the weights of the whole model before its blocks are quantized.
+
+    Weight-only: what a model computes online (QuaRot's Hadamard before down_proj) is not rotated. block_size: the
+    residual stream is rotated in blocks of so many channels (MR-GPTQ, arXiv 2509.23202, uses 16 to 128); null: in one,
+    or in the largest that can be built. heads: rotate the values within each head too, undone in the output projection
+    (QuaRot, arXiv 2404.00456, stage 1c without its part across heads). seed: of the random signs or matrices.
+    """
+
+    block_size: int | None = None
+    heads: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.block_size is not None and self.block_size < 2:
+            raise ValueError(f"transform.block_size={self.block_size}: allowed is an integer from 2 or null")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"transform.seed={self.seed}: allowed are 0 to 2^32 - 1")
+
+    def block(self, size: int) -> int:
+        """How many of ``size`` channels are rotated together.
+
+        Raises:
+            ValueError: block_size does not divide ``size``.
+        """
+        if self.block_size is None:
+            return self.largest_block(size)
+        if size % self.block_size:
+            raise ValueError(f"transform.block_size={self.block_size}: allowed are divisors of {size}, or null")
+        return self.block_size
+
+    def matrix(self, size: int, block: int, generator: Generator) -> Tensor:
+        """Block-diagonal orthogonal matrix Q [size, size], float64; channels h become h Q."""
+        return torch.block_diag(*(self.orthogonal(block, generator) for _ in range(size // block)))
+
+    def largest_block(self, size: int) -> int:
+        """The largest divisor of ``size`` for which there is a matrix."""
+        return size
+
+    @abstractmethod
+    def orthogonal(self, size: int, generator: Generator) -> Tensor:
+        """A dense orthogonal matrix [size, size], float64."""
+
+
+@dataclass
+class Hadamard(Rotation):
+    """Q = diag(random signs) H / sqrt(n): every weight becomes a signed mean of all (QuIP#, arXiv 2402.04396, sec. 3).
+
+    random_signs: false leaves the signs out. Where a dimension is no known order of a Hadamard matrix, it is rotated in
+    blocks of the largest divisor that is one.
+    """
+
+    random_signs: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size is not None and hadamard_factors(self.block_size) is None:
+            raise ValueError(f"transform.block_size={self.block_size}: allowed are orders of a known Hadamard matrix")
+
+    def largest_block(self, size: int) -> int:
+        return max(d for d in range(1, size + 1) if size % d == 0 and hadamard_factors(d) is not None)
+
+    def orthogonal(self, size: int, generator: Generator) -> Tensor:
+        matrix = hadamard_matrix(size) / size**0.5
+        if not self.random_signs:
+            return matrix
+        return (2.0 * torch.randint(0, 2, (size, 1), generator=generator) - 1) * matrix
+
+
+@dataclass
+class RandomRotation(Rotation):
+    """A random orthogonal matrix, uniform over all (the Q of a Gaussian's QR; QuIP, arXiv 2307.13304)."""
+
+    def orthogonal(self, size: int, generator: Generator) -> Tensor:
+        q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+        return q * r.diagonal().sign()  # a positive diagonal of R makes it uniform (Mezzadri, math-ph/0609050)

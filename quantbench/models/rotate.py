@@ -1,0 +1,272 @@
+"""Rotating the residual stream and the heads of a whole model, with everything folded into its weights.
+
+A norm without a gain commutes with a rotation: norm(h Q) = norm(h) Q for an orthogonal Q. So once the gains sit in the
+linears behind the norms, whatever writes to the stream can write h Q and whatever reads it can undo Q (SliceGPT, arXiv
+2401.15024, sec. 3; QuaRot, arXiv 2404.00456, sec. 4). LayerNorm is RMSNorm of a centred stream, so there the writers
+are centred too, and the norm is replaced. Whether an architecture is of this kind is decided by what one block of each
+kind computes after the rewrite, before the model is touched.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantbench.errors import InputError
+from quantbench.methods.transform.rotation import Rotation
+from quantbench.models.capture import map_tensors, split_hidden
+from quantbench.models.folds import Fold, is_norm, norm_offset
+from quantbench.models.structure import Block, Structure
+from quantbench.models.trace import TOKENS, Call, block_call, first_tensor
+
+_BLOCK_TOLERANCE = 1e-4  # of the largest output of a block, in float32
+# Of the largest logit. In 16 bits the rewritten weights are rounded once more; a wrong rewrite gives errors of about 1.
+_LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """reader: Q [width, width] that h was multiplied with; writer: the same, with the mean taken out first where norms
+    do that; head: the rotation of the values of every head [head_dim, head_dim], or None."""
+
+    reader: Tensor
+    writer: Tensor
+    head: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """What surrounds the blocks: the tables whose rows enter the stream, and the norm and linear that leave it."""
+
+    embeddings: list[nn.Embedding]
+    final_norm: str
+    head: nn.Linear
+
+
+@torch.no_grad()
+def rotate_(model: nn.Module, structure: Structure, rotation: Rotation) -> list[str]:
+    """Rewrite a canonical model in place, where it lies, so that it computes the same; returns what was done, in words.
+
+    Every norm's gain becomes one and a tied output embedding a matrix of its own; the structure must be found again.
+    Computed in float64 and rounded once to the dtype of each weight.
+
+    Raises:
+        InputError: block_size does not fit, or the architecture cannot be rotated; then the model is unchanged, but for
+            the last check, of the logits.
+    """
+    width = model.config.get_text_config().hidden_size  # type: ignore[operator, union-attr]
+    ends = _find_ends(model, structure, width)
+    norms = [model.get_submodule(ends.final_norm)]
+    norms += [b.module.get_submodule(fold.producer) for b in structure.blocks for fold in _readers(b, width)]
+    centre = any(isinstance(norm, nn.LayerNorm) for norm in norms)
+    try:
+        block_size = rotation.block(width)
+        basis = _draw(rotation, width, block_size, structure.head_dim, centre=centre, like=ends.head.weight)
+    except ValueError as error:
+        raise InputError(f"{type(model).__name__}: {error}") from error
+    call = block_call(model, structure.blocks[0].module)
+    for block in {id(block.sites): block for block in reversed(structure.blocks)}.values():
+        _check_block(model, block, call, basis)
+    before, tied = _logits(model), ends.head.weight is ends.embeddings[0].weight
+    for block in structure.blocks:
+        _rotate_block_(block.module, block, basis)
+    _rotate_ends_(model, ends, basis)
+    change = _difference(_logits(model), before)
+    if not change <= _LOGITS_TOLERANCE[ends.head.weight.dtype]:
+        raise _refusal(model, f"its logits change by {change:.1g} of the largest")
+    return _notes(rotation, width, block_size, basis, structure, centre=centre, tied=tied)
+
+
+def _draw(rotation: Rotation, width: int, block: int, head_dim: int, *, centre: bool, like: Tensor) -> _Basis:
+    generator = torch.Generator().manual_seed(rotation.seed)
+    reader = rotation.matrix(width, block, generator)
+    writer = reader - reader.mean(0) if centre else reader
+    head = None
+    if rotation.heads:
+        head = rotation.matrix(head_dim, rotation.largest_block(head_dim), generator).to(like.device)
+    return _Basis(reader.to(like.device), writer.to(like.device), head)
+
+
+def _find_ends(model: nn.Module, structure: Structure, width: int) -> _Ends:
+    inside = tuple(f"{block.name}." for block in structure.blocks)
+    outside = {name: module for name, module in model.named_modules() if not name.startswith(inside)}
+    tables = [m for m in outside.values() if isinstance(m, nn.Embedding)]
+    tables.sort(key=lambda table: table is not model.get_input_embeddings())  # type: ignore[operator]
+    head = structure.head
+    if not isinstance(head, nn.Linear) or model.get_input_embeddings() not in tables:  # type: ignore[operator]
+        raise _refusal(model, "its embeddings are no nn.Embedding and nn.Linear")
+    for size in (*(table.embedding_dim for table in tables), head.in_features):
+        if size != width:
+            raise _refusal(model, f"an embedding has {size} channels and the residual stream {width}")
+    norms = [name for name, module in outside.items() if is_norm(module)]
+    if len(norms) != 1:
+        raise _refusal(model, f"it has {len(norms)} norms outside its blocks ({', '.join(norms) or 'none'}), not one")
+    return _Ends(tables, norms[0], head)
+
+
+def _readers(block: Block, width: int) -> list[Fold]:
+    """One fold for each norm that reads the stream; the norm of what an attention or MLP is about to write does not."""
+    found: dict[str, Fold] = {}
+    for site in block.sites:
+        columns = block.module.get_submodule(site.linears[0]).in_features
+        norm_fed = site.fold is not None and site.fold.norm_offset is not None
+        if site.fold is not None and norm_fed and columns == width and not site.role.endswith("_out"):
+            found[site.fold.producer] = site.fold
+    return list(found.values())
+
+
+def _values(block: Block, head_dim: int) -> Fold | None:
+    """How the value projection feeds the output projection, head by head."""
+    for site in block.sites:
+        if site.role == "attention_out" and site.fold is not None and site.fold.rows is not None:
+            rows = site.fold.rows
+            if len(rows) % head_dim == 0 and rows.view(-1, head_dim).unique(dim=0).numel() == rows.unique().numel():
+                return site.fold
+    return None
+
+
+def _check_block(model: nn.Module, block: Block, call: Call, basis: _Basis) -> None:
+    """Rotate a float32 copy of the block and compare: f'(h Q) must be f(h) Q."""
+    hidden, rest = split_hidden(call.args, call.kwargs)
+    args, kwargs = map_tensors(lambda t: t.float() if t.is_floating_point() else t, rest)
+    module, writer = copy.deepcopy(block.module).float(), basis.writer.float()
+    expected = first_tensor(module(hidden.float(), *args, **kwargs)) @ writer
+    _rotate_block_(module, block, basis)
+    error = _difference(first_tensor(module(hidden.float() @ writer, *args, **kwargs)), expected)
+    if error <= _BLOCK_TOLERANCE:
+        return
+    width, readers = len(writer), {fold.producer for fold in _readers(block, len(writer))}
+    inner = tuple(f"{site.parent}." for site in block.sites if site.parent)
+    for name, child in block.module.named_modules():
+        known = name in readers or name.startswith(inner)
+        if not known and is_norm(child) and next(child.parameters()).numel() == width:
+            raise _refusal(model, f"{block.name}.{name} normalizes what is added to the residual stream")
+    raise _refusal(model, f"{block.name} would compute something else ({error:.1g} of its largest output)")
+
+
+def _refusal(model: nn.Module, reason: str) -> InputError:
+    return InputError(
+        f"{type(model).__name__} cannot be rotated: {reason}; allowed are models whose every block reads the residual "
+        "stream through a norm and adds to it through linear layers, such as Llama, Mistral, Qwen, Phi-3, OPT, Pythia"
+    )
+
+
+def _rotate_block_(module: nn.Module, block: Block, basis: _Basis) -> None:
+    """Rotate ``module``, which is the block's or a copy of it."""
+    with _in_float64(module):
+        reading: set[str] = set()
+        for fold in _readers(block, len(basis.reader)):
+            gain, shift = _strip_norm_(module, fold.producer, fold.norm_offset or 0.0)
+            for name in fold.consumers:
+                _read_(module.get_submodule(name), gain, shift, basis.reader)
+            reading |= set(fold.consumers)
+        for name in block.linears:
+            linear: Any = module.get_submodule(name)
+            if name not in reading and linear.out_features == len(basis.writer):
+                linear.weight.copy_(basis.writer.T @ linear.weight)
+                if linear.bias is not None:
+                    linear.bias.copy_(linear.bias @ basis.writer)
+        if basis.head is not None and (values := _values(block, len(basis.head))) is not None:
+            _rotate_heads_(module, values, basis.head)
+
+
+def _rotate_heads_(module: nn.Module, values: Fold, head: Tensor) -> None:
+    """v R for the values of each head; the columns of the output projection that read them undo it."""
+    assert values.rows is not None
+    producer: Any = module.get_submodule(values.producer)
+    for rows in values.rows.view(-1, len(head)).unique(dim=0).to(head.device):
+        producer.weight[rows] = head.T @ producer.weight[rows]
+        if producer.bias is not None:
+            producer.bias[rows] = producer.bias[rows] @ head
+    for name in values.consumers:
+        weight: Any = module.get_submodule(name).weight
+        weight.copy_((weight.view(len(weight), -1, len(head)) @ head).view_as(weight))
+
+
+def _rotate_ends_(model: nn.Module, ends: _Ends, basis: _Basis) -> None:
+    if ends.head.weight is ends.embeddings[0].weight:
+        ends.head.weight = nn.Parameter(ends.head.weight.clone(), requires_grad=False)
+        model.config.get_text_config().tie_word_embeddings = False  # type: ignore[operator, union-attr]
+    for table in ends.embeddings:
+        with _in_float64(table):
+            table.weight.copy_(table.weight @ basis.writer)
+    offset = _offset(model, ends.final_norm, len(basis.reader))
+    with _in_float64(ends.head):
+        gain, shift = _strip_norm_(model, ends.final_norm, offset)
+        _read_(ends.head, gain.double(), shift, basis.reader)
+
+
+def _offset(model: nn.Module, name: str, width: int) -> float:
+    norm = model.get_submodule(name)
+    x = torch.randn(1, 2, width, generator=torch.Generator().manual_seed(0)).to(next(norm.parameters()))
+    offset = norm_offset(norm, Call((x,), {}))
+    if offset is None:
+        raise _refusal(model, f"the gain of {name} is neither its weight nor one plus its weight")
+    return offset
+
+
+def _strip_norm_(root: nn.Module, name: str, offset: float) -> tuple[Tensor, Tensor | None]:
+    """Set a norm's gain to one and return what it was, with its bias; a LayerNorm becomes the RMSNorm it then is."""
+    norm: Any = root.get_submodule(name)
+    gain, shift = norm.weight + offset, dict(norm.named_parameters()).get("bias")
+    if isinstance(norm, nn.LayerNorm):
+        bare = nn.RMSNorm(len(gain), eps=norm.eps, device=gain.device, dtype=gain.dtype)
+        root.set_submodule(name, bare.train(norm.training).requires_grad_(False))
+    else:
+        norm.weight.fill_(1 - offset)
+    return gain, shift
+
+
+def _read_(linear: Any, gain: Tensor, shift: Tensor | None, reader: Tensor) -> None:
+    """W (gain * norm(h) + shift) + b, as a function of norm(h) Q."""
+    if shift is not None:
+        bias = linear.weight @ shift.to(linear.weight)
+        linear.bias = nn.Parameter(bias if linear.bias is None else linear.bias + bias, requires_grad=False)
+    linear.weight.copy_((linear.weight * gain) @ reader)
+
+
+@contextmanager
+def _in_float64(module: nn.Module) -> Iterator[None]:
+    """The module's parameters in float64, and back in their dtypes afterwards (new ones in that of the first)."""
+    dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
+    for parameter in module.parameters():
+        parameter.data = parameter.data.double()
+    try:
+        yield
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.data = parameter.data.to(dtypes.get(name, next(iter(dtypes.values()))))
+
+
+def _logits(model: nn.Module) -> Tensor:
+    table = model.get_input_embeddings().weight  # type: ignore[operator]
+    ids = torch.arange(1, 2 * TOKENS + 1, device=table.device)[None] % len(table)
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    return logits
+
+
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference, as a share of the largest value; NaN where either is not finite."""
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+def _notes(
+    rotation: Rotation, width: int, block: int, basis: _Basis, structure: Structure, *, centre: bool, tied: bool
+) -> list[str]:
+    name = type(rotation).__name__
+    whole = "" if block == width else f" in blocks of {block}"
+    notes = [f"{name} (seed {rotation.seed}): residual stream of {width} channels rotated{whole}, norms folded"]
+    if centre:
+        notes.append("LayerNorms became RMSNorms of a centred residual stream")
+    if basis.head is not None:
+        missing = sum(_values(block, len(basis.head)) is None for block in structure.blocks)
+        notes.append(
+            f"values rotated in heads of {len(basis.head)}" + (f", not in {missing} blocks" if missing else "")
+        )
+    if tied:
+        notes.append("the output embedding no longer shares the input embedding's matrix, and is counted")
+    return notes
