@@ -21,6 +21,11 @@ class Component:
         """Whether it looks at squared gradients of the loss, one for each weight (a backward pass)."""
         return False
 
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether it compares each token's inputs with those of the same token in full precision."""
+        return False
+
     def check(self, variant: "Variant") -> None:
         """Refuse a combination with the other axes that has no meaning.
 

@@ -15,7 +15,8 @@ class SiteStats:
 
     gram: sum of x x^T, fp32 [in, in]; absmax: max |x| [in]; abs_sum: sum of |x| [in]; count: tokens seen; dropped:
     tokens left out because they were not finite; fisher: mean squared gradient of the loss for each weight that reads
-    the site [rows, in], where a method asked for it. No X is kept.
+    the site [rows, in], where a method asked for it; drift: sum of (x' - x) x^T [in, in], with x' the input of the same
+    token in full precision, where a method asked for it. No X is kept.
     """
 
     gram: Tensor
@@ -24,6 +25,7 @@ class SiteStats:
     count: int = 0
     dropped: int = 0
     fisher: Tensor | None = None
+    drift: Tensor | None = None
 
     @classmethod
     def empty(cls, columns: int, *, device: torch.device | str = "cpu") -> "SiteStats":
@@ -31,15 +33,21 @@ class SiteStats:
         zeros = torch.zeros(columns, device=device)
         return cls(torch.zeros(columns, columns, device=device), zeros, zeros.clone())
 
-    def update(self, inputs: Tensor) -> None:
-        """Add ``inputs`` [..., in]. Tokens with NaN or Inf are left out and counted."""
+    def update(self, inputs: Tensor, full: Tensor | None = None) -> None:
+        """Add ``inputs`` [..., in]. Tokens with NaN or Inf are left out and counted.
+
+        full: the inputs of the same tokens in full precision, of the same shape, to learn ``drift`` from.
+        """
         x = inputs.detach().reshape(-1, inputs.shape[-1]).float()
-        finite = torch.isfinite(x).all(-1)
+        away = None if full is None else full.detach().reshape(x.shape).float() - x
+        finite = torch.isfinite(x if away is None else away).all(-1)  # a difference is finite where both are
         if not bool(finite.all()):
             self.dropped += int((~finite).sum())
-            x = x[finite]
+            x, away = x[finite], None if away is None else away[finite]
         if not len(x):
             return
+        if away is not None:
+            self.drift = away.T @ x if self.drift is None else self.drift.addmm_(away.T, x)
         self.gram.addmm_(x.T, x)
         magnitude = x.abs()
         self.absmax = torch.maximum(self.absmax, magnitude.amax(0))
@@ -51,12 +59,14 @@ class SiteStats:
         """The statistics of all parts' tokens together."""
         if len(parts) == 1:
             return parts[0]
+        drifts = [p.drift for p in parts if p.drift is not None]
         return cls(
             torch.stack([p.gram for p in parts]).sum(0),
             torch.stack([p.absmax for p in parts]).amax(0),
             torch.stack([p.abs_sum for p in parts]).sum(0),
             sum(p.count for p in parts),
             sum(p.dropped for p in parts),
+            drift=torch.stack(drifts).sum(0) if len(drifts) == len(parts) else None,
         )
 
     def output_error(self, delta: Tensor) -> float:
@@ -92,4 +102,5 @@ class SiteStats:
             self.count,
             self.dropped,
             None if self.fisher is None else self.fisher * inverse.square(),
+            None if self.drift is None else self.drift * inverse[:, None] * inverse[None, :],
         )

@@ -43,6 +43,11 @@ class Variant:
         """Whether any axis looks at squared gradients."""
         return self.rounding.quantizes and any(c.needs_fisher for c in self.components)
 
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether any axis compares each token's inputs with those of the same token in full precision."""
+        return self.rounding.quantizes and any(c.needs_pairs for c in self.components)
+
     def check(self) -> None:
         """Refuse combinations without meaning.
 

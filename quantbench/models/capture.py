@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.methods.stats import SiteStats
+from quantbench.models.experts import Experts
 from quantbench.models.structure import Block, Structure
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -134,12 +135,13 @@ def capturing(
     sites: Sequence[str],
     parents: Sequence[str] = (),
     max_calls: int | None = None,
+    full: dict[str, Tensor] | None = None,
     device: torch.device,
 ) -> Iterator[Capture]:
     """While open, forward passes of ``module`` (the block or a copy) add to the yielded :class:`Capture`.
 
     sites: names of the input sites to collect; parents: submodules whose arguments to keep on the host, at most
-    ``max_calls`` calls.
+    ``max_calls`` calls; full: where :func:`remembering` puts the same tokens' inputs in full precision before a pass.
     """
     capture, handles = Capture(), []
     for site in block.sites:
@@ -147,7 +149,7 @@ def capturing(
             linear = module.get_submodule(site.linears[0])
             stats = SiteStats.empty(_in_features(linear), device=device)
             capture.stats[site.name] = stats
-            handles.append(linear.register_forward_pre_hook(_updating(stats)))
+            handles.append(linear.register_forward_pre_hook(_updating(stats, site.name, {} if full is None else full)))
     for parent in parents:
         capture.calls[parent] = []
         hook = _keeping(capture.calls[parent], max_calls)
@@ -159,13 +161,40 @@ def capturing(
             handle.remove()
 
 
+@contextmanager
+def remembering(module: nn.Module, block: Block, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """While open, each forward pass of ``module`` leaves the inputs of the named sites in the yielded dict.
+
+    Sites of routed experts are left out: which tokens reach them depends on the pass.
+    """
+    seen, handles = dict[str, Tensor](), []
+    for site in block.sites:
+        if site.name in sites and not _is_routed(module, site.linears[0]):
+            linear = module.get_submodule(site.linears[0])
+            handles.append(linear.register_forward_pre_hook(_remembering(seen, site.name)))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_routed(module: nn.Module, name: str) -> bool:
+    parts = name.split(".")
+    return any(isinstance(module.get_submodule(".".join(parts[:depth])), Experts) for depth in range(len(parts)))
+
+
 def _in_features(linear: nn.Module) -> int:
     assert isinstance(linear.in_features, int)
     return linear.in_features
 
 
-def _updating(stats: SiteStats) -> Any:
-    return lambda module, args: stats.update(args[0])
+def _updating(stats: SiteStats, name: str, full: dict[str, Tensor]) -> Any:
+    return lambda module, args: stats.update(args[0], full.pop(name, None))
+
+
+def _remembering(seen: dict[str, Tensor], name: str) -> Any:
+    return lambda module, args: seen.__setitem__(name, args[0])
 
 
 def _keeping(calls: list[Call], limit: int | None) -> Any:

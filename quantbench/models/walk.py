@@ -2,7 +2,10 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from quantbench.formats import QuantizedWeight
 from quantbench.methods.transform.base import SiteScaling
 from quantbench.methods.variant import Variant
-from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, run_block
+from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, remembering, run_block
 from quantbench.models.solve import BlockSolver
 from quantbench.models.structure import Block, Structure
 from quantbench.progress import track
@@ -39,7 +42,8 @@ def quantize(
 
     One block at a time is on ``device``; hidden states stay on the host. ids: calibration tokens [samples, seqlen],
     None when no variant needs any. Variants with ``statistics=fp`` share one capture of each block; those with
-    ``propagate`` advance side by side, each on its own hidden states.
+    ``propagate`` advance side by side, each on its own hidden states, beside those of full precision where a variant
+    compares the two.
 
     Raises:
         ValueError: a variant needs calibration and ``ids`` is None.
@@ -53,7 +57,7 @@ def quantize(
         shared = block_inputs(model, structure, ids.split(max(1, _BATCH_TOKENS // ids.shape[1])))
         advancing = [i for i, v in enumerate(variants) if v.needs_calibration and v.statistics == "propagate"]
         own = {index: BlockInputs(list(shared.hidden), shared.calls) for index in advancing}
-        if not any(v.needs_calibration and v.statistics == "fp" for v in variants):
+        if not any(v.needs_pairs or (v.needs_calibration and v.statistics == "fp") for v in variants):
             shared = None
     for block in track(structure.blocks, stage="quantize", unit="block"):
         _quantize_block(block, variants, results, shared, own, device)
@@ -68,27 +72,38 @@ def _quantize_block(
     own: dict[int, BlockInputs],
     device: torch.device,
 ) -> None:
-    common: Capture | None = None
+    common, twin = None, None
     sharing = [v for v in variants if v.needs_calibration and v.statistics == "fp"]
     if shared is not None:
-        module = _copy(block, device)
-        common = _captured(block, module, sharing, shared, device)
-        _advance(block, module, shared, device)
+        twin = _Twin(_copy(block, device), shared)
+        common = _captured(block, twin.module, sharing, shared, device) if sharing else None
     for index, (variant, result) in enumerate(zip(variants, results, strict=True)):
         module = _copy(block, device)
         inputs, capture = own.get(index), common if variant in sharing else None
         if inputs is not None:
-            capture = _captured(block, module, [variant], inputs, device)
+            paired = twin if variant.needs_pairs and not variant.rounding.sequential else None
+            capture = _captured(block, module, [variant], inputs, device, twin=paired)
         solver = BlockSolver(block, module, variant, capture, result, device)
         solver.transform()
         if inputs is not None and variant.rounding.sequential:
+            # a transform changes what a site's inputs are, so the pairs come from a twin that it has changed too
+            paired = twin._replace(module=copy.deepcopy(module)) if twin and variant.needs_pairs else None
             for sites in _in_sequence(block):
-                solver.round(sites, _captured_stats(block, module, sites, inputs, device).stats)
+                solver.round(sites, _captured_stats(block, module, sites, inputs, device, twin=paired).stats)
         else:
             solver.round([site.name for site in block.sites], solver.stats)
         solver.finish()
         if inputs is not None:
             _advance(block, module, inputs, device)
+    if twin is not None:
+        _advance(block, twin.module, twin.inputs, device)
+
+
+class _Twin(NamedTuple):
+    """A block in full precision, and its inputs there."""
+
+    module: nn.Module
+    inputs: BlockInputs
 
 
 def _in_sequence(block: Block) -> list[list[str]]:
@@ -104,14 +119,20 @@ def _copy(block: Block, device: torch.device) -> nn.Module:
 
 
 def _captured(
-    block: Block, module: nn.Module, variants: Sequence[Variant], inputs: BlockInputs, device: torch.device
+    block: Block,
+    module: nn.Module,
+    variants: Sequence[Variant],
+    inputs: BlockInputs,
+    device: torch.device,
+    *,
+    twin: _Twin | None = None,
 ) -> Capture:
     """Statistics of every site, and the attention and MLP calls that transforms want to replay."""
     wanted = [v.transform.replayed_batches for v in variants if isinstance(v.transform, SiteScaling)]
     limit = None if None in wanted else max((w for w in wanted if w is not None), default=0)
     parents = {s.parent for s in block.sites if s.parent is not None and s.fold and len(s.fold.sites) == 1}
     sites = [site.name for site in block.sites]
-    return _captured_stats(block, module, sites, inputs, device, parents=sorted(parents), max_calls=limit)
+    return _captured_stats(block, module, sites, inputs, device, parents=sorted(parents), max_calls=limit, twin=twin)
 
 
 def _captured_stats(
@@ -123,11 +144,19 @@ def _captured_stats(
     *,
     parents: Sequence[str] = (),
     max_calls: int | None = None,
+    twin: _Twin | None = None,
 ) -> Capture:
-    with capturing(module, block, sites=sites, parents=parents, max_calls=max_calls, device=device) as capture:
-        for hidden in inputs.hidden:
-            run_block(module, hidden, inputs.call(block.index, hidden), device)
-    return capture
+    """twin: where each token's inputs in full precision come from, batch by batch; None where no one asks for them."""
+    paired: AbstractContextManager[dict[str, Tensor]]
+    paired = nullcontext({}) if twin is None else remembering(twin.module, block, sites)
+    capture = partial(capturing, module, block, sites=sites, parents=parents, max_calls=max_calls, device=device)
+    with paired as full, capture(full=full) as seen:
+        for index, hidden in enumerate(inputs.hidden):
+            call = inputs.call(block.index, hidden)
+            if twin is not None:
+                run_block(twin.module, twin.inputs.hidden[index], call, device)
+            run_block(module, hidden, call, device)
+    return seen
 
 
 def _advance(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.device) -> None:

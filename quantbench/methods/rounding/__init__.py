@@ -1,9 +1,10 @@
 """Rounding: which code each weight gets, given the grid."""
 
 from quantbench.methods.rounding.base import Rounded, Rounding
+from quantbench.methods.rounding.gptaq import GPTAQ
 from quantbench.methods.rounding.gptq import GPTQ
 from quantbench.methods.rounding.keep import KeepFullPrecision
 from quantbench.methods.rounding.ldlq import LDLQ
 from quantbench.methods.rounding.rtn import RTN
 
-__all__ = ["GPTQ", "LDLQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]
+__all__ = ["GPTAQ", "GPTQ", "LDLQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]

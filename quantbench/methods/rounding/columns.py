@@ -29,11 +29,17 @@ class ColumnLoop:
         order: Tensor | None = None,
         static: Settled | None = None,
         keep: Tensor | None = None,
+        correction: Tensor | None = None,
     ) -> None:
-        """weight [out, in], curvature and keep (bool [out, in]) in the original column order; factor in the new one."""
+        """weight [out, in], curvature and keep (bool [out, in]) in the original column order; factor in the new one.
+
+        correction [in, in], in the new order, strictly upper triangular: what a column, as it is when its turn comes,
+        adds to those that follow beside its error.
+        """
         count = weight.shape[1]
         original = torch.arange(count, device=weight.device) if order is None else order
         self.grid, self.factor, self.order, self.static = grid, factor, order, static
+        self.correction = correction
         self.columns = weight.T[original].contiguous()
         self.keep = None if keep is None else keep.T[original].contiguous()
         self.curvature = curvature if order is None else curvature.columns(order)
@@ -56,9 +62,13 @@ class ColumnLoop:
                 error = (column - self._quantize(i, group_of[i])).div_(self.factor[i, i])
                 # GPTQ, eq. 3: the not yet quantized columns of the block take their share of the error
                 self.columns[i + 1 : block.stop].addr_(self.factor[i, i + 1 : block.stop], error, alpha=-1)
+                if self.correction is not None:
+                    self.columns[i + 1 : block.stop].addr_(self.correction[i, i + 1 : block.stop], column)
                 errors[i - block.start] = error
             rest = self.factor[block, block.stop :]
             self.columns[block.stop :].addmm_(rest.T, errors, alpha=-1)
+            if self.correction is not None:
+                self.columns[block.stop :].addmm_(self.correction[block, block.stop :].T, self.columns[block])
         return self._result()
 
     def _quantize(self, i: int, group: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from quantbench.methods.grid import Grid
 from quantbench.methods.rounding.base import Rounded
 from quantbench.methods.rounding.columns import ColumnLoop
@@ -24,6 +26,10 @@ class GPTQ(ErrorFeedback):
     def fits_first(self, grid: Grid) -> bool:
         return self.static_groups or grid.static
 
+    def correction(self, problem: Problem, factor: Tensor) -> Tensor | None:
+        """What each column adds to later ones beside its error [in, in], strictly upper triangular; None: nothing."""
+        return None
+
     def solve(self, problem: Problem) -> Rounded:
         factor, damp = inverse_factor(problem.hessian, self.damp_percent)
         loop = ColumnLoop(
@@ -34,5 +40,6 @@ class GPTQ(ErrorFeedback):
             order=problem.order,
             static=problem.static,
             keep=problem.keep,
+            correction=self.correction(problem, factor),
         )
         return Rounded(loop.run(self.block_size), self.damping_notes(damp))
