@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Every method preset at its natural bits and group on the embedded model, and the table of them.
+# usage: experiments/every-method/run.sh [key=value ...]   (settings to change, e.g. results_dir=results/mine)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+results=results/every-method
+"$python" -m quantbench -m 'method=glob(*)' results_dir="$results" logger=none \
+    evaluation.max_windows=60 'evaluation.tasks=[]' calibration.num_samples=16 "$@"
+"$python" -m quantbench table "$results" --rows method,bits_per_weight --cols metric \
+    --metric perplexity,perplexity_ratio,kl_divergence -o "$results/methods.md"
+cat "$results/methods.md"
