@@ -21,13 +21,21 @@ WEIGHTS = arrays(
     ),
 )
 FORMATS = st.builds(
-    lambda bits, group_size, symmetric, dtype, narrow: IntFormat(
-        bits=bits, group_size=group_size, symmetric=symmetric, scale_dtype=dtype, narrow_range=narrow and symmetric
+    lambda bits, group_size, symmetric, dtype, narrow, zero_point_dtype, per_tensor: IntFormat(
+        bits=bits,
+        group_size=group_size,
+        per_tensor=per_tensor,
+        symmetric=symmetric,
+        scale_dtype=dtype,
+        narrow_range=narrow and symmetric,
+        zero_point_dtype="int" if symmetric else zero_point_dtype,
     ),
     st.integers(2, 8),
     st.sampled_from([None, 1, 3, 16]),
     st.booleans(),
     st.sampled_from(["float16", "bfloat16", "float32"]),
+    st.booleans(),
+    st.sampled_from(["int", "float16", "float32"]),
     st.booleans(),
 )
 
@@ -110,6 +118,38 @@ def test_bits_per_weight_counts_scales_and_zero_points(columns, group_size, expe
     assert quantized.bits_per_weight == pytest.approx(expected, abs=8 / columns)
 
 
+def test_a_real_zero_point_takes_its_16_bits_and_fits_both_ends_exactly():
+    weight = torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
+    quantized = rtn(weight, IntFormat(bits=4, group_size=64, zero_point_dtype="float16"))
+    assert quantized.bits_per_weight == 4 + (16 + 16) / 64
+    assert quantized.pack().tensors["zero_point"].dtype == torch.float16
+    exact = rtn(weight, IntFormat(bits=4, group_size=64, zero_point_dtype="float32", scale_dtype="float32"))
+    ends = exact.dequantize().view(8, 8, 64)
+    groups = weight.view(8, 8, 64)
+    torch.testing.assert_close(ends.amin(2), groups.amin(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ends.amax(2), groups.amax(2), rtol=0, atol=1e-5)
+
+
+def test_per_tensor_stores_one_scale_for_the_whole_matrix():
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    quantized = rtn(weight, IntFormat(bits=8, per_tensor=True, symmetric=True, narrow_range=True))
+    assert quantized.nbytes == 8 * 64 + 2
+    step = weight.abs().max() / 127
+    expected = torch.round(weight / step).clamp(-127, 127) * step
+    torch.testing.assert_close(quantized.dequantize(), expected, rtol=1e-3, atol=float(step))
+    assert len(quantized.scale.unique()) == 1
+
+
+def test_signed_codes_with_a_shifted_zero_point_are_the_same_grid():
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    quantized = rtn(weight, IntFormat(bits=8, group_size=None, scale_dtype="float32"))
+    low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+    scale = (high - low) / 255
+    zero_point = torch.round(-low / scale) - 128
+    codes = (torch.round(weight / scale) + zero_point).clamp(-128, 127)
+    torch.testing.assert_close(quantized.dequantize(), (codes - zero_point) * scale, rtol=0, atol=1e-6)
+
+
 def test_all_zero_group_stays_zero():
     assert rtn(torch.zeros(3, 10), IntFormat(bits=2, group_size=4)).dequantize().abs().max() == 0
 
@@ -121,6 +161,8 @@ def test_all_zero_group_stays_zero():
         ({"group_size": 0}, "group_size=0: allowed is a positive integer"),
         ({"scale_dtype": "int8"}, "format.scale_dtype=int8: allowed are float16"),
         ({"narrow_range": True}, "allowed only with symmetric=true"),
+        ({"zero_point_dtype": "int8"}, "format.zero_point_dtype=int8: allowed are int, float16"),
+        ({"zero_point_dtype": "float16", "symmetric": True}, "allowed only with symmetric=false"),
     ],
 )
 def test_out_of_range_fields_are_named(fields, message):

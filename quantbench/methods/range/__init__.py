@@ -2,6 +2,10 @@
 
 from quantbench.methods.range.awq_clip import AWQClip
 from quantbench.methods.range.base import Range
+from quantbench.methods.range.hqq import HQQ
+from quantbench.methods.range.kl import KL
 from quantbench.methods.range.minmax import MinMax
+from quantbench.methods.range.mse import MSE
+from quantbench.methods.range.percentile import Percentile
 
-__all__ = ["AWQClip", "MinMax", "Range"]
+__all__ = ["HQQ", "KL", "MSE", "AWQClip", "MinMax", "Percentile", "Range"]

@@ -10,6 +10,7 @@ from quantbench.formats import Format, GroupParams
 from quantbench.methods.curvature import Curvature
 from quantbench.methods.range.base import Range, weight_range
 from quantbench.methods.range.minmax import MinMax
+from quantbench.methods.range.search import better_of
 
 
 @dataclass
@@ -53,7 +54,5 @@ class AWQClip(Range):
             error = ((delta @ metric) * delta).sum(1, keepdim=True)
             better = error < least
             least = torch.where(better, error, least)
-            best = GroupParams(
-                torch.where(better, params.scale, best.scale), torch.where(better, params.zero_point, best.zero_point)
-            )
+            best = better_of(better, params, best)
         return best

@@ -3,8 +3,9 @@
 from quantbench.methods.rounding.base import Rounded, Rounding
 from quantbench.methods.rounding.gptaq import GPTAQ
 from quantbench.methods.rounding.gptq import GPTQ
+from quantbench.methods.rounding.hqq import HQQ
 from quantbench.methods.rounding.keep import KeepFullPrecision
 from quantbench.methods.rounding.ldlq import LDLQ
 from quantbench.methods.rounding.rtn import RTN
 
-__all__ = ["GPTAQ", "GPTQ", "LDLQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]
+__all__ = ["GPTAQ", "GPTQ", "HQQ", "LDLQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]
