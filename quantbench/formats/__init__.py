@@ -1,6 +1,7 @@
 """What a quantized tensor is: formats, quantized weights and their packing. Tensors only."""
 
 from quantbench.formats.base import Format, GroupParams, Levels, Settled, group_slices
+from quantbench.formats.bilevel import IntBilevel
 from quantbench.formats.integer import IntFormat
 from quantbench.formats.outliers import Outliers
 from quantbench.formats.packing import pack_bits, unpack_bits
@@ -9,6 +10,7 @@ from quantbench.formats.quantized import PackedWeight, QuantizedWeight
 __all__ = [
     "Format",
     "GroupParams",
+    "IntBilevel",
     "IntFormat",
     "Levels",
     "Outliers",

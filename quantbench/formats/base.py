@@ -52,6 +52,13 @@ class Settled(NamedTuple):
     params: GroupParams
     levels: Levels | None = None
 
+    @classmethod
+    def concatenated(cls, parts: "list[Settled]") -> "Settled":
+        """Groups side by side, each settled by itself; the first dimension of their levels is the groups'."""
+        levels = [p.levels for p in parts if p.levels is not None]
+        joined = {name: torch.cat([level[name] for level in levels]) for name in levels[0]} if levels else None
+        return cls(GroupParams.concatenated([p.params for p in parts]), joined)
+
 
 @dataclass
 class Format(ABC):
@@ -85,11 +92,13 @@ class Format(ABC):
 
     @property
     def joint(self) -> bool:
-        """Whether the parameters of several groups are stored together (second-level scales): :meth:`settle` acts.
-
-        Such parameters must all be fitted before the first weight moves.
-        """
+        """Whether the parameters of several groups are stored together (second-level scales): :meth:`settle` acts."""
         return self.per_tensor
+
+    @property
+    def fitted_ahead(self) -> bool:
+        """Whether all groups of a row must be fitted before the first weight moves, since they are stored together."""
+        return self.joint
 
     @property
     def rows_independent(self) -> bool:

@@ -20,7 +20,7 @@ class Grid:
     @property
     def static(self) -> bool:
         """Whether all groups must be fitted before the first weight moves (parameters stored together)."""
-        return self.format.joint
+        return self.format.fitted_ahead
 
     def fit(self, weight: Tensor, curvature: Curvature | None) -> GroupParams:
         """Parameters of one group: weight [rows, g], curvature of its g inputs -> [rows, 1] each."""

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from quantbench.formats import IntFormat
-from quantbench.methods.allocation import DenseSparse, Keep
+from quantbench.formats import IntBilevel, IntFormat
+from quantbench.methods.allocation import DenseSparse, Keep, SpQR
+from quantbench.methods.allocation.spqr import leave_one_out
 from quantbench.methods.grid import Grid
 from quantbench.methods.range import MinMax
 from quantbench.methods.rounding import GPTQ, RTN
@@ -137,6 +138,74 @@ def test_dense_sparse_without_sensitive_weights_needs_no_data():
     assert allocation.keep(weight, GRID, None).mask.sum() == round(0.0045 * weight.numel())
 
 
+def test_leave_one_out_is_a_refit_of_the_group_without_each_weight():
+    """Every weight left out in turn, in float64; SpQR, sec. 4.1."""
+    weight, _, _ = data(12, 16)
+    cost = torch.rand(16, generator=torch.Generator().manual_seed(3)) + 0.1
+
+    def error(group, costs):
+        low, high = min(group.min(), 0), max(group.max(), 0)
+        scale = (high - low) / 7
+        rounded = (np.clip(np.round(group / scale - low / scale), 0, 7) + low / scale) * scale
+        return float(((rounded - group) ** 2 * costs).sum())
+
+    w, c = weight.double().numpy(), cost.double().numpy()
+    expected = [[error(r, c) - error(np.delete(r, j), np.delete(c, j)) for j in range(16)] for r in w]
+    found = leave_one_out(weight, cost, IntBilevel(bits=3, group_size=16))
+    torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-3, atol=1e-5)
+
+
+# The authors' code (github.com/Vahe1994/SpQR at 543d10e, spqr_engine.SPQRUtil.quantize with 3 bits, groups of 16,
+# 3-bit scales and zero-points in groups of 16, threshold 0.2, percdamp 1) on data(64, 128): the error of the layer's
+# output, tr(dW H dW^T), and the share of outliers. They decide in the loop what we decide before it: see SpQR.
+AUTHORS_SPQR = {
+    "act_order": ((632.75, 0.01697), {}),
+    "simplified": ((794.66, 0.00964), {"simplified": True}),
+}
+
+
+@pytest.mark.parametrize("case", AUTHORS_SPQR)
+def test_spqr_agrees_with_the_authors_code(case):
+    (error, share), options = AUTHORS_SPQR[case]
+    weight, _, stats = data(64, 128)
+    grid = Grid(IntBilevel(bits=3, group_size=16), MinMax())
+    kept = SpQR(**options).keep(weight, grid, stats).mask
+    rounding = GPTQ(damp_percent=1.0, act_order=True)
+    quantized = rounding.round(weight, grid, stats, keep=kept).weight
+    assert float(kept.float().mean()) == pytest.approx(share, rel=0.1)
+    assert stats.output_error(quantized.dequantize() - weight) < 1.15 * error
+
+
+def test_spqr_threshold_trades_outliers_for_error():
+    weight, _, stats = data(64, 128)
+    grid = Grid(IntBilevel(bits=3, group_size=16), MinMax())
+    shares, errors = [], []
+    for threshold in (0.05, 0.2, 1.0, 1e9):
+        kept = SpQR(threshold=threshold).keep(weight, grid, stats).mask
+        shares.append(int(kept.sum()))
+        quantized = RTN().round(weight, grid, stats, keep=kept).weight
+        errors.append(stats.output_error(quantized.dequantize() - weight))
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == 0
+    assert errors == sorted(errors)
+
+
+def test_spqr_without_tokens_keeps_nothing_and_says_so():
+    weight, _, _ = data()
+    kept = SpQR().keep(weight, GRID, SiteStats.empty(48))
+    assert kept.mask is None
+    assert kept.notes == ("no calibration token reached it: no outliers chosen",)
+
+
+def test_spqr_keeps_nothing_of_channels_that_were_never_active():
+    weight, inputs, _ = data()
+    stats = SiteStats.empty(48)
+    stats.update(inputs * (torch.arange(48) != 7))
+    kept = SpQR(threshold=0.01).keep(weight, GRID, stats).mask
+    assert kept.any()
+    assert not kept[:, 7].any()
+
+
 @pytest.mark.parametrize(
     ("criterion", "calibration", "fisher"),
     [("magnitude", False, False), ("random", False, False), ("hessian", True, False), ("fisher", True, True)],
@@ -155,6 +224,8 @@ def test_data_is_asked_for_only_where_the_criterion_looks_at_it(criterion, calib
         lambda: DenseSparse(outliers=-0.1),
         lambda: DenseSparse(outliers=0.6, sensitive=0.5),
         lambda: DenseSparse(sensitivity="magnitude"),
+        lambda: SpQR(threshold=0),
+        lambda: SpQR(damp_percent=2),
     ],
 )
 def test_out_of_range_hyperparameters_are_refused(build):

@@ -50,7 +50,7 @@ class ColumnLoop:
         size = grid.format.group_size or count
         # With static groups a permuted column keeps the group of its original place; otherwise groups follow the order.
         self.group_of = (original if static is not None else torch.arange(count, device=weight.device)) // size
-        self.fitted: list[GroupParams] = []
+        self.fitted: list[Settled] = []
 
     def run(self, block_size: int) -> QuantizedWeight:
         """Quantize every column; blocks are cut so that a dynamic group never starts on stale weights."""
@@ -99,13 +99,14 @@ class ColumnLoop:
             span = self.groups[group]
             assert span.start == column
             weight = self.columns[span] if self.keep is None else self.columns[span].masked_fill(self.keep[span], 0)
-            self.fitted.append(self.grid.fit(weight.T, self.curvature.columns(span)))
-        return self.fitted[group].at(0)
+            fitted = self.grid.fit(weight.T, self.curvature.columns(span))
+            self.fitted.append(self.grid.format.settle(fitted))
+        return self.fitted[group].params.at(0)
 
     def _result(self) -> QuantizedWeight:
         """Codes back in the original column order."""
         columns, codes, group_index, keep = self.columns, self.codes, None, self.keep
-        settled = self.static or Settled(GroupParams.concatenated(self.fitted))
+        settled = self.static or Settled.concatenated(self.fitted)
         if self.order is not None:
             inverse = torch.argsort(self.order)
             columns, codes = columns[inverse], codes[inverse]
