@@ -5,7 +5,8 @@ from quantbench.methods.rounding.gptaq import GPTAQ
 from quantbench.methods.rounding.gptq import GPTQ
 from quantbench.methods.rounding.hqq import HQQ
 from quantbench.methods.rounding.keep import KeepFullPrecision
+from quantbench.methods.rounding.kquants import KQuants
 from quantbench.methods.rounding.ldlq import LDLQ
 from quantbench.methods.rounding.rtn import RTN
 
-__all__ = ["GPTAQ", "GPTQ", "HQQ", "LDLQ", "RTN", "KeepFullPrecision", "Rounded", "Rounding"]
+__all__ = ["GPTAQ", "GPTQ", "HQQ", "LDLQ", "RTN", "KQuants", "KeepFullPrecision", "Rounded", "Rounding"]
