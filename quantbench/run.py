@@ -15,6 +15,7 @@ from quantbench.determinants import determinants
 from quantbench.errors import InputError, QuantizationError
 from quantbench.evaluation.evaluate import baseline, measure, prepare
 from quantbench.evaluation.tasks import check_tasks
+from quantbench.formats import Format
 from quantbench.label import Label
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.transform import Rotation, Transform
@@ -163,6 +164,19 @@ def _check_allocation(config: RunConfig, structure: Structure) -> None:
             raise InputError(f"allocation.skip={pattern}: matches no linear; their names end in {', '.join(kinds)}")
     if not any(config.allocation.quantizes(name) for name in names):
         raise InputError("allocation.skip matches every linear of the decoder blocks: nothing is left to quantize")
+    for block in structure.blocks:
+        for linear in block.linears:
+            name = f"{block.name}.{linear}"
+            if config.allocation.quantizes(name):
+                _check_shape(name, config.allocation.format_of(name, config.format), block.module.get_submodule(linear))
+
+
+def _check_shape(name: str, format: Format, linear: Any) -> None:
+    """Refuse a matrix that the format has no layout for."""
+    try:
+        format.for_shape(*linear.weight.shape)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def pick_device(name: str) -> torch.device:

@@ -133,7 +133,7 @@ class BlockSolver:
         return SiteProblem(
             weights=weights,
             stats=SiteStats.merged([self.stats[site.name] for site in sites]),
-            grid=Grid(self.variant.format, MinMax()),
+            grid=Grid(self.variant.format.for_shape(*weights[0].shape), MinMax()),
             linear_error=linear_error,
             module_error=ModuleError(self.module, sites[0], calls, self.device) if calls else None,
             tie=partial(tied_mean, fold=fold) if _is_tied(fold) else None,

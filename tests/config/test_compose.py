@@ -14,6 +14,14 @@ from quantbench.methods.transform import AWQ, Hadamard, NoTransform, SmoothQuant
 
 NEEDED = {("model", "local"): ["model.path=x"], ("model", "hub"): ["model.name=x/y"]}
 NEEDED |= {(group, "local"): [f"{group}.corpus=x.txt"] for group in ("calibration", "evaluation")}
+NEEDED |= {
+    ("format", path.stem): [
+        line.replace(": ", "=")
+        for line in (conf_dir() / "method" / path.name).read_text().splitlines()
+        if line.startswith(("bits:", "group_size:"))
+    ]
+    for path in (conf_dir() / "format").glob("*q*_*.yaml")
+}
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
 
 

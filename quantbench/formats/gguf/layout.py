@@ -9,8 +9,8 @@ from torch import Tensor
 class Plane(NamedTuple):
     """Bits ``shift`` .. ``shift + width`` of every code, as ggml lays them out.
 
-    Runs of ``lanes`` codes are laid over each other: byte l of a run of bytes holds codes l, lanes + l, 2 lanes + l ...,
-    the first one in its lowest bits.
+    Runs of ``lanes`` codes are laid over each other: byte l of a run of bytes holds codes l, lanes + l, 2 lanes + l and
+    so on, the first one in its lowest bits.
     """
 
     shift: int

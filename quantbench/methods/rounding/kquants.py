@@ -35,7 +35,7 @@ _NO_IMATRIX = (Q8_0, TQ1_0, TQ2_0)
 
 @dataclass
 class KQuants(Rounding):
-    """What ggml's quantize functions do (llama.cpp; the type is the format's): a search over scales, then nearest codes.
+    """What llama.cpp does for the format's type (ggml's quantize functions): a search over scales, then nearest codes.
 
     imatrix: weigh errors by the importance matrix, the mean squared activation of each input column. Without it
     Q4_0 ... Q8_0 and the ternary types are ggml's reference (no search at all), the k-quants weigh an error by the

@@ -15,11 +15,11 @@ _PASSES = 5
 
 
 class AffineSearch(NamedTuple):
-    """first, step, count: moves of the extreme code, in steps; absolute: score |error| instead of its square."""
+    """first, step, steps: moves of the extreme code, in steps; absolute: score |error| instead of its square."""
 
     first: float
     step: float
-    count: int
+    steps: int
     absolute: bool = False
 
 
@@ -69,7 +69,7 @@ def affine_scale(x: Tensor, weight: Tensor, highest: int, search: AffineSearch) 
     scale = (high - low).masked_fill(flat, 0) / highest
     total, mean = weight.sum(-1, keepdim=True), (weight * x).sum(-1, keepdim=True)
     best = None
-    for move in range(-1, search.count + 1):
+    for move in range(-1, search.steps + 1):
         reach = highest if move < 0 else highest + search.first + search.step * move
         codes = ((x - low) * (reach / (high - low).masked_fill(flat, torch.inf))).round_().clamp_(0, highest)
         if best is None:
