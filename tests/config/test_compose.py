@@ -22,6 +22,7 @@ NEEDED |= {
     ]
     for path in (conf_dir() / "format").glob("*q*_*.yaml")
 }
+NEEDED |= {("rounding", option): ["method=q4_k"] for option in ("kquants", "kquants_imatrix")}
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
 
 
