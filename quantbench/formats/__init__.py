@@ -3,11 +3,13 @@
 from quantbench.formats.base import Format, GroupParams, Levels, Settled, group_slices
 from quantbench.formats.bilevel import IntBilevel
 from quantbench.formats.integer import IntFormat
+from quantbench.formats.lut import LUT
 from quantbench.formats.outliers import Outliers
 from quantbench.formats.packing import pack_bits, unpack_bits
 from quantbench.formats.quantized import PackedWeight, QuantizedWeight
 
 __all__ = [
+    "LUT",
     "Format",
     "GroupParams",
     "IntBilevel",

@@ -35,6 +35,16 @@ class GroupParams(NamedTuple):
         """Those of one group, without the group dimension: scale and zero_point [rows], codebook [rows, 2^bits]."""
         return self.map(lambda t: t[:, group])
 
+    def by_column(self, apply: "Callable[[Tensor, GroupParams], Tensor]", values: Tensor, groups: Tensor) -> Tensor:
+        """``apply(values, params)`` for values [rows, in], with the parameters of each column's group (int64 [in])."""
+        if self.codebook is None:
+            return apply(values, self.map(lambda t: t[:, groups]))
+        result = torch.empty_like(values, dtype=torch.float32)
+        for group in range(self.scale.shape[1]):  # a table for every weight would take 2^bits times the matrix
+            inside = groups == group
+            result[:, inside] = apply(values[:, inside], self.map(lambda t, g=group: t[:, g : g + 1]))  # type: ignore[misc]
+        return result
+
     @classmethod
     def concatenated(cls, parts: "list[GroupParams]") -> "GroupParams":
         """Groups side by side."""

@@ -67,8 +67,7 @@ class QuantizedWeight:
 
     def dequantize(self) -> Tensor:
         """The matrix that the codes stand for, fp32 [out, in]."""
-        groups = self.column_groups()
-        dense = self.format.decode(self.codes.float(), self.params.map(lambda t: t[:, groups]))
+        dense = self.params.by_column(self.format.decode, self.codes.float(), self.column_groups())
         return dense if self.outliers is None else self.outliers.put(dense)
 
     @property

@@ -53,11 +53,7 @@ class Grid:
 
     def encode(self, weight: Tensor, settled: Settled) -> QuantizedWeight:
         """The nearest codes of a matrix [rows, in] under given parameters."""
-        codes = self.format.encode(weight, self.per_column(settled.params, weight.shape[1]))
+        columns = weight.shape[1]
+        groups = torch.arange(columns, device=weight.device) // (self.format.group_size or columns)
+        codes = settled.params.by_column(self.format.encode, weight, groups)
         return QuantizedWeight(self.format, codes.to(torch.uint8), settled.params, settled.levels)
-
-    def per_column(self, params: GroupParams, columns: int) -> GroupParams:
-        """Parameters [rows, groups] repeated for each of ``columns`` weights, [rows, columns]."""
-        size = self.format.group_size or columns
-        group_of = torch.arange(columns, device=params.scale.device) // size
-        return params.map(lambda t: t[:, group_of])

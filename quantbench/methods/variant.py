@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, fields
 
-from quantbench.formats import Format
+from quantbench.formats import LUT, Format
 from quantbench.methods.allocation.base import Allocation
 from quantbench.methods.component import Component
 from quantbench.methods.range.base import Range
+from quantbench.methods.range.kmeans import KMeans
 from quantbench.methods.rounding.base import Rounding
 from quantbench.methods.transform.base import Transform
 
@@ -55,5 +56,7 @@ class Variant:
             ValueError: names the setting and what is allowed, in one line.
         """
         if self.rounding.quantizes:
+            if isinstance(self.format, LUT) and not isinstance(self.range, KMeans):
+                raise ValueError("format=lut has tables to learn: allowed only with range=kmeans")
             for component in self.components:
                 component.check(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,13 @@ class BlockSolver:
         capture: Capture | None,
         result: VariantResult,
         device: torch.device,
+        *,
+        fisher: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """fisher: mean squared gradients of the model's weights [out, in], by the linear's full name."""
         self.block, self.module, self.variant, self.result, self.device = block, module, variant, result, device
+        names = [name for site in block.sites for name in site.linears if self._full_name(name) in (fisher or {})]
+        self.fisher = {name: fisher[self._full_name(name)] for name in names} if fisher else {}
         self.capture = capture or Capture()
         self.stats: dict[str, SiteStats] = dict(self.capture.stats)
         self.notes: list[str] = []
@@ -60,6 +66,18 @@ class BlockSolver:
             scale_site_(self.module, sites[0], scale)
             for site in sites:
                 self.stats[site.name] = self.stats[site.name].scaled(scale)
+            self._scale_fisher(sites[0], scale)
+
+    def _scale_fisher(self, site: Site, scale: Tensor) -> None:
+        """Squared gradients after the weights were scaled: where w' = s w, dL/dw' = (dL/dw) / s."""
+        fold, square = site.fold, scale.cpu().square()
+        assert fold is not None
+        for name in self.fisher.keys() & set(fold.consumers):
+            self.fisher[name] = self.fisher[name] / square
+        if fold.producer in self.fisher:
+            assert fold.rows is not None
+            divided = torch.ones(len(self.fisher[fold.producer])).index_copy(0, fold.rows.cpu(), square)
+            self.fisher[fold.producer] = self.fisher[fold.producer] * divided[:, None]
 
     def _scaled_together(self) -> list[list[Site]]:
         """Sites that share one fold (the experts behind a norm take one scale), where something gets quantized."""
@@ -96,6 +114,8 @@ class BlockSolver:
     def _round_together(self, site: Site, names: list[str], grid: Grid, stats: SiteStats | None) -> None:
         linears = [self._linear(name) for name in names]
         weights = [self._weight(name) for name in names]
+        if stats is not None and self.fisher:
+            stats = replace(stats, fisher=torch.cat([self.fisher[name] for name in names]).to(self.device))
         label = self._full_name(names[0]) if len(names) == 1 else f"{self.block.name}.{{{','.join(names)}}}"
         try:
             kept = self._keep(weights, grid, stats)

@@ -1,7 +1,7 @@
 """The walk: quantize a model block by block, for one variant or several in the same pass."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,7 @@ from quantbench.formats import QuantizedWeight
 from quantbench.methods.transform.base import SiteScaling
 from quantbench.methods.variant import Variant
 from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, remembering, run_block
+from quantbench.models.fisher import fisher_information
 from quantbench.models.solve import BlockSolver
 from quantbench.models.structure import Block, Structure
 from quantbench.progress import track
@@ -59,9 +60,20 @@ def quantize(
         own = {index: BlockInputs(list(shared.hidden), shared.calls) for index in advancing}
         if not any(v.needs_pairs or (v.needs_calibration and v.statistics == "fp") for v in variants):
             shared = None
+    fisher = None if ids is None else _fisher(model, structure, variants, ids, device)
     for block in track(structure.blocks, stage="quantize", unit="block"):
-        _quantize_block(block, variants, results, shared, own, device)
+        _quantize_block(block, variants, results, shared, own, device, fisher)
     return results
+
+
+def _fisher(
+    model: nn.Module, structure: Structure, variants: Sequence[Variant], ids: Tensor, device: torch.device
+) -> dict[str, Tensor] | None:
+    """Squared gradients of every weight that a variant which asks for them quantizes."""
+    asking = [v for v in variants if v.needs_fisher]
+    names = [f"{block.name}.{linear}" for block in structure.blocks for linear in block.linears]
+    linears = [name for name in names if any(v.allocation.quantizes(name) for v in asking)]
+    return fisher_information(model, linears, ids, device=device) if linears else None
 
 
 def _quantize_block(
@@ -71,6 +83,7 @@ def _quantize_block(
     shared: BlockInputs | None,
     own: dict[int, BlockInputs],
     device: torch.device,
+    fisher: Mapping[str, Tensor] | None,
 ) -> None:
     common, twin = None, None
     sharing = [v for v in variants if v.needs_calibration and v.statistics == "fp"]
@@ -83,7 +96,9 @@ def _quantize_block(
         if inputs is not None:
             paired = twin if variant.needs_pairs and not variant.rounding.sequential else None
             capture = _captured(block, module, [variant], inputs, device, twin=paired)
-        solver = BlockSolver(block, module, variant, capture, result, device)
+        solver = BlockSolver(
+            block, module, variant, capture, result, device, fisher=fisher if variant.needs_fisher else None
+        )
         solver.transform()
         if inputs is not None and variant.rounding.sequential:
             # a transform changes what a site's inputs are, so the pairs come from a twin that it has changed too

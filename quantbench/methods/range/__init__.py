@@ -4,8 +4,9 @@ from quantbench.methods.range.awq_clip import AWQClip
 from quantbench.methods.range.base import Range
 from quantbench.methods.range.hqq import HQQ
 from quantbench.methods.range.kl import KL
+from quantbench.methods.range.kmeans import KMeans
 from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.range.mse import MSE
 from quantbench.methods.range.percentile import Percentile
 
-__all__ = ["HQQ", "KL", "MSE", "AWQClip", "MinMax", "Percentile", "Range"]
+__all__ = ["HQQ", "KL", "MSE", "AWQClip", "KMeans", "MinMax", "Percentile", "Range"]
