@@ -1,6 +1,6 @@
 """Running decoder blocks one at a time, and seeing what flows into their linears."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quantbench.methods.stats import SiteStats
 from quantbench.models.experts import Experts
 from quantbench.models.structure import Block, Structure
+from quantbench.models.trace import map_tensors
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -106,17 +107,6 @@ def run_block(module: nn.Module, hidden: Tensor, call: Call, device: torch.devic
 def to_device(value: Any, device: torch.device) -> Any:
     """Tensors inside nested tuples, lists and dicts moved to ``device``; everything else as it is."""
     return map_tensors(lambda tensor: tensor.to(device), value)
-
-
-def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """``change`` done to the tensors inside nested tuples, lists and dicts; everything else as it is."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {k: map_tensors(change, v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(change, v) for v in value)
-    return value
 
 
 @dataclass

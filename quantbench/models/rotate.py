@@ -7,7 +7,6 @@ are centred too, and the norm is replaced. Whether an architecture is of this ki
 kind computes after the rewrite, before the model is touched.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,20 +17,23 @@ from torch import Tensor, nn
 
 from quantbench.errors import InputError
 from quantbench.methods.transform.rotation import Rotation
-from quantbench.models.capture import map_tensors, split_hidden
+from quantbench.models.capture import split_hidden
 from quantbench.models.folds import Fold, is_norm, norm_offset
 from quantbench.models.structure import Block, Structure
-from quantbench.models.trace import TOKENS, Call, block_call, first_tensor
+from quantbench.models.trace import TOKENS, Call, block_call, first_tensor, in_float32
 
 _BLOCK_TOLERANCE = 1e-4  # of the largest output of a block, in float32
-# Of the largest logit. In 16 bits the rewritten weights are rounded once more; a wrong rewrite gives errors of about 1.
-_LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+# Of the spread of a token's logits. In 16 bits everything is rounded differently; a wrong rewrite gives about 1.
+_LOGITS_TOLERANCE, _LOGITS_TOLERANCE_16 = 1e-3, 0.2
 
 
 @dataclass(frozen=True)
 class _Basis:
-    """reader: Q [width, width] that h was multiplied with; writer: the same, with the mean taken out first where norms
-    do that; head: the rotation of the values of every head [head_dim, head_dim], or None."""
+    """What channels are multiplied with, in float64.
+
+    reader: Q [width, width]; writer: the same, with the mean taken out first where the norms do that; head: of the
+    values of every head [head_dim, head_dim], or None.
+    """
 
     reader: Tensor
     writer: Tensor
@@ -75,9 +77,9 @@ def rotate_(model: nn.Module, structure: Structure, rotation: Rotation) -> list[
     for block in structure.blocks:
         _rotate_block_(block.module, block, basis)
     _rotate_ends_(model, ends, basis)
-    change = _difference(_logits(model), before)
-    if not change <= _LOGITS_TOLERANCE[ends.head.weight.dtype]:
-        raise _refusal(model, f"its logits change by {change:.1g} of the largest")
+    change = _typical_change(_logits(model), before)
+    if not change <= (_LOGITS_TOLERANCE if before.dtype == torch.float32 else _LOGITS_TOLERANCE_16):
+        raise _refusal(model, f"its logits change by {change:.1g} of their spread")
     return _notes(rotation, width, block_size, basis, structure, centre=centre, tied=tied)
 
 
@@ -131,12 +133,13 @@ def _values(block: Block, head_dim: int) -> Fold | None:
 
 def _check_block(model: nn.Module, block: Block, call: Call, basis: _Basis) -> None:
     """Rotate a float32 copy of the block and compare: f'(h Q) must be f(h) Q."""
-    hidden, rest = split_hidden(call.args, call.kwargs)
-    args, kwargs = map_tensors(lambda t: t.float() if t.is_floating_point() else t, rest)
-    module, writer = copy.deepcopy(block.module).float(), basis.writer.float()
-    expected = first_tensor(module(hidden.float(), *args, **kwargs)) @ writer
+    module, call = in_float32(block.module, call)
+    hidden, (args, kwargs) = split_hidden(call.args, call.kwargs)
+    writer = basis.writer.float()
+    expected = first_tensor(module(hidden, *args, **kwargs)) @ writer
     _rotate_block_(module, block, basis)
-    error = _difference(first_tensor(module(hidden.float() @ writer, *args, **kwargs)), expected)
+    actual = first_tensor(module(hidden @ writer, *args, **kwargs))
+    error = float((actual - expected).abs().max() / expected.abs().max())
     if error <= _BLOCK_TOLERANCE:
         return
     width, readers = len(writer), {fold.producer for fold in _readers(block, len(writer))}
@@ -197,7 +200,7 @@ def _rotate_ends_(model: nn.Module, ends: _Ends, basis: _Basis) -> None:
     offset = _offset(model, ends.final_norm, len(basis.reader))
     with _in_float64(ends.head):
         gain, shift = _strip_norm_(model, ends.final_norm, offset)
-        _read_(ends.head, gain.double(), shift, basis.reader)
+        _read_(ends.head, gain, shift, basis.reader)
 
 
 def _offset(model: nn.Module, name: str, width: int) -> float:
@@ -212,9 +215,9 @@ def _offset(model: nn.Module, name: str, width: int) -> float:
 def _strip_norm_(root: nn.Module, name: str, offset: float) -> tuple[Tensor, Tensor | None]:
     """Set a norm's gain to one and return what it was, with its bias; a LayerNorm becomes the RMSNorm it then is."""
     norm: Any = root.get_submodule(name)
-    gain, shift = norm.weight + offset, dict(norm.named_parameters()).get("bias")
+    gain, shift = norm.weight.double() + offset, dict(norm.named_parameters()).get("bias")
     if isinstance(norm, nn.LayerNorm):
-        bare = nn.RMSNorm(len(gain), eps=norm.eps, device=gain.device, dtype=gain.dtype)
+        bare = nn.RMSNorm(len(gain), eps=norm.eps, device=gain.device, dtype=norm.weight.dtype)
         root.set_submodule(name, bare.train(norm.training).requires_grad_(False))
     else:
         norm.weight.fill_(1 - offset)
@@ -244,14 +247,18 @@ def _in_float64(module: nn.Module) -> Iterator[None]:
 
 def _logits(model: nn.Module) -> Tensor:
     table = model.get_input_embeddings().weight  # type: ignore[operator]
-    ids = torch.arange(1, 2 * TOKENS + 1, device=table.device)[None] % len(table)
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    ids = torch.randint(len(table), (1, 4 * TOKENS), generator=torch.Generator().manual_seed(0))
+    logits: Tensor = model(input_ids=ids.to(table.device), use_cache=False).logits
     return logits
 
 
-def _difference(actual: Tensor, expected: Tensor) -> float:
-    """Largest difference, as a share of the largest value; NaN where either is not finite."""
-    return float((actual - expected).abs().max() / expected.abs().max())
+def _typical_change(logits: Tensor, before: Tensor) -> float:
+    """Root mean squared change over the standard deviation, for the median token.
+
+    Real models have tokens, rare ones above all, whose logits move as much in 16 bits without any rewrite.
+    """
+    change = (logits.float() - before.float()).square().mean(-1).sqrt() / before.float().std(-1)
+    return float(change.median())
 
 
 def _notes(

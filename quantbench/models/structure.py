@@ -7,7 +7,7 @@ from torch import nn
 
 from quantbench.errors import InputError
 from quantbench.models.folds import Fold, find_folds
-from quantbench.models.trace import Call, Trace, block_call, common_parent, trace_block
+from quantbench.models.trace import Call, Trace, block_call, common_parent, in_float32, trace_block
 
 Role = Literal["attention_in", "attention_out", "mlp_in", "mlp_out", "other"]
 
@@ -112,7 +112,7 @@ def _head_dim(model: nn.Module) -> int:
 
 
 def _find_sites(block: nn.Module, call: Call, head_dim: int, block_name: str) -> tuple[Site, ...]:
-    trace = trace_block(block, call)
+    trace = trace_block(*in_float32(block, call))
     routers = _routers(trace)
     linears = [name for name, m in block.named_modules() if isinstance(m, nn.Linear) and name not in routers]
     missed = [name for name in linears if name not in trace.calls]

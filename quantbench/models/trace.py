@@ -1,6 +1,7 @@
 """Watch one decoder block compute a few tokens: who was called, in which order, with which tensors."""
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +89,23 @@ def block_call(model: nn.Module, block: nn.Module) -> Call:
         handle.remove()
     assert seen, "the model's forward did not call its block"
     return seen[0]
+
+
+def in_float32(block: nn.Module, call: Call) -> tuple[nn.Module, Call]:
+    """A float32 copy of a block and of what it is called with, for proofs that 16 bits are too coarse for."""
+    args, kwargs = map_tensors(lambda t: t.float() if t.is_floating_point() else t, (call.args, dict(call.kwargs)))
+    return copy.deepcopy(block).float(), Call(args, kwargs)
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """``change`` done to the tensors inside nested tuples, lists and dicts; everything else as it is."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: map_tensors(change, v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(change, v) for v in value)
+    return value
 
 
 @torch.no_grad()

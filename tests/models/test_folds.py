@@ -146,3 +146,12 @@ def test_half_precision_finds_the_same_folds(name: str, dtype: torch.dtype) -> N
     model, _ = build(name)
     found = find_structure(model.to(dtype))
     assert [site.fold for site in found.blocks[0].sites] == [site.fold for site in reference.blocks[0].sites]
+
+
+def test_a_small_gain_hides_no_fold_in_float16() -> None:
+    """Scaled by powers of two, float16 falls below its smallest normal number: the proof must not run in it."""
+    model, reference = build("llama")
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight.mul_(1e-4)
+    found = find_structure(model.half())
+    assert [site.fold for site in found.blocks[0].sites] == [site.fold for site in reference.blocks[0].sites]
