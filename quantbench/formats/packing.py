@@ -1,9 +1,10 @@
-"""Bit packing: b-bit codes laid end to end, least significant bit first, each row padded to a whole byte."""
+"""Packing: b-bit codes laid end to end, least significant bit first, or five ternary codes a byte; rows are padded."""
 
 import torch
 from torch import Tensor
 
 _CHUNK = 8  # eight codes of b bits fill exactly b bytes
+TRITS = 5  # 3^5 = 243 fits a byte
 
 
 def packed_bytes(columns: int, bits: int) -> int:
@@ -39,3 +40,27 @@ def unpack_bits(packed: Tensor, bits: int, columns: int) -> Tensor:
     shifts = torch.arange(_CHUNK, device=packed.device) * bits
     codes = ((words[..., None] >> shifts) & (2**bits - 1)).to(torch.uint8).view(rows, -1)
     return codes[:, :columns].contiguous()
+
+
+def trit_bytes(columns: int) -> int:
+    """Bytes of one packed row of ``columns`` ternary codes."""
+    return -(-columns // TRITS)
+
+
+def pack_trits(codes: Tensor) -> Tensor:
+    """Pack ``codes`` [rows, columns] of 0, 1 and 2 into uint8 [rows, ceil(columns / 5)], the first the lowest digit.
+
+    Raises:
+        ValueError: a code above 2.
+    """
+    if codes.numel() and int(codes.max()) > 2:
+        raise ValueError("codes above 2 are not ternary")
+    padded = torch.nn.functional.pad(codes.to(torch.uint8), (0, -codes.shape[1] % TRITS)).view(len(codes), -1, TRITS)
+    powers = 3 ** torch.arange(TRITS, device=codes.device, dtype=torch.uint8)
+    return (padded * powers).sum(-1, dtype=torch.uint8)
+
+
+def unpack_trits(packed: Tensor, columns: int) -> Tensor:
+    """Inverse of :func:`pack_trits`: uint8 codes [rows, columns]."""
+    powers = 3 ** torch.arange(TRITS, device=packed.device, dtype=torch.uint8)
+    return (packed[..., None] // powers % 3).view(len(packed), -1)[:, :columns].contiguous()

@@ -1,6 +1,8 @@
 """Every configuration composes into typed objects, and every axis crosses with every method."""
 
 import itertools
+import re
+from functools import cache
 
 import pytest
 
@@ -8,24 +10,27 @@ from quantbench.__main__ import main
 from quantbench.config import GROUPS, RunConfig, check_command_line, conf_dir, preset_choices
 from quantbench.errors import InputError
 from quantbench.label import Label
-from quantbench.methods.range import AWQClip, MinMax
+from quantbench.methods.range import AbsMean, AWQClip, MinMax
 from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision
 from quantbench.methods.transform import AWQ, Hadamard, NoTransform, SmoothQuant
+from tests.formats.options import OPTIONS, natural_numbers
+
+
+def as_overrides(choices: dict) -> list[str]:
+    return [f"{key}={'null' if value is None else value}" for key, value in choices.items()]
+
 
 NEEDED = {("model", "local"): ["model.path=x"], ("model", "hub"): ["model.name=x/y"]}
 NEEDED |= {(group, "local"): [f"{group}.corpus=x.txt"] for group in ("calibration", "evaluation")}
-NEEDED |= {
-    ("format", path.stem): [
-        line.replace(": ", "=")
-        for line in (conf_dir() / "method" / path.name).read_text().splitlines()
-        if line.startswith(("bits:", "group_size:"))
-    ]
-    for path in (conf_dir() / "format").glob("*q*_*.yaml")
-}
 NEEDED |= {("rounding", option): ["method=q4_k"] for option in ("kquants", "kquants_imatrix")}
+NEEDED |= {("format", option): as_overrides(natural_numbers(option)) for option in OPTIONS}
+NEEDED |= {("range", "absmean_centered"): ["format=binary", "bits=1"]}
+NEEDED |= {("range", option): ["format=lut"] for option in ("kmeans", "kmeans_hessian", "kmeans_uniform")}
+NEEDED["format", "lut"] = [*NEEDED["format", "lut"], "range=kmeans"]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
 
 
+@cache
 def compose(*overrides) -> RunConfig:
     return check_command_line(list(overrides), multirun=False)[0]
 
@@ -47,6 +52,8 @@ def test_every_choice_composes_and_instantiates(group, choice):
         ("smooth", MinMax, SmoothQuant, RTN, "fp"),
         ("hadamard_gptq", MinMax, Hadamard, GPTQ, "propagate"),
         ("hadamard_rtn", MinMax, Hadamard, RTN, "propagate"),
+        ("nf4", MinMax, None, RTN, "propagate"),
+        ("ternary", AbsMean, None, RTN, "propagate"),
     ],
 )
 def test_preset_selects_the_axes_of_its_paper(method, range_, transform, rounding, stats):
@@ -76,6 +83,28 @@ def test_top_level_knobs_reach_the_format():
 def test_the_runs_seed_is_the_rotations_unless_it_has_its_own():
     assert compose("method=hadamard_rtn", "seed=3").transform.seed == 3
     assert compose("transform=random_rotation", "seed=3", "transform.seed=5").transform.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["format=nf4", "bits=3"], "bits=3: nf4 stores 4 bits; allowed is 4"),
+        (["method=fp8", "bits=4"], "bits=4: fp8 stores 8 bits; allowed is 8"),
+        (["method=ternary", "bits=4"], "bits=4: ternary stores 1.6 bits, 2 unpacked; allowed is 2"),
+        (["method=binary", "bits=2"], "bits=2: binary stores 1 bit; allowed is 1"),
+        (["format=mxfp4"], "group_size=128: mxfp4 has blocks of 32; allowed is 32"),
+        (["method=nvfp4", "group_size=32"], "group_size=32: nvfp4 has blocks of 16; allowed is 16"),
+        (
+            ["method=nvfp4", "format.per_tensor=true"],
+            "format.per_tensor=True: nvfp4 has a scale for each block",
+        ),
+        (["method=af4", "group_size=-1"], "group_size=None: af4 is made for its block; allowed are 2 and more"),
+        (["method=nf4", "range=absmean_centered"], "range.center=true: allowed only with format=binary"),
+    ],
+)
+def test_a_number_that_a_format_fixes_is_named(overrides, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        compose(*overrides)
 
 
 def test_models_other_than_the_embedded_one_get_the_papers_texts():

@@ -1,5 +1,6 @@
 """Range: how scale and zero-point are fitted to a group of weights."""
 
+from quantbench.methods.range.absmean import AbsMean
 from quantbench.methods.range.awq_clip import AWQClip
 from quantbench.methods.range.base import Range
 from quantbench.methods.range.hqq import HQQ
@@ -9,4 +10,4 @@ from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.range.mse import MSE
 from quantbench.methods.range.percentile import Percentile
 
-__all__ = ["HQQ", "KL", "MSE", "AWQClip", "KMeans", "MinMax", "Percentile", "Range"]
+__all__ = ["HQQ", "KL", "MSE", "AWQClip", "AbsMean", "KMeans", "MinMax", "Percentile", "Range"]
