@@ -21,7 +21,7 @@ from quantbench.methods.allocation import Uniform
 from quantbench.methods.transform import Rotation, Transform
 from quantbench.models.identity import ModelIdentity
 from quantbench.models.load import identify, load
-from quantbench.models.rotate import rotate_
+from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import VariantResult, quantize
@@ -125,6 +125,8 @@ def _reference(
         model: Any = loaded.model
         structure = find_structure(model)
         _check_allocation(config, structure)  # before full precision is scored
+        if isinstance(config.transform, Rotation):
+            check_rotation(model, structure, config.transform)
     with stages.stage("prepare"):
         prepared = prepare(config.evaluation, loaded.tokenizer, max_context=_context(model), cache_dir=cache)
     with stages.stage("baseline"):

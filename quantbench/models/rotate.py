@@ -31,13 +31,14 @@ _LOGITS_TOLERANCE, _LOGITS_TOLERANCE_16 = 1e-3, 0.2
 class _Basis:
     """What channels are multiplied with, in float64.
 
-    reader: Q [width, width]; writer: the same, with the mean taken out first where the norms do that; head: of the
-    values of every head [head_dim, head_dim], or None.
+    reader: Q [width, width]; writer: the same, with the mean taken out first where the norms do that (centred); head:
+    of the values of every head [head_dim, head_dim], or None.
     """
 
     reader: Tensor
     writer: Tensor
     head: Tensor | None
+    centred: bool
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class _Ends:
 
 
 @torch.no_grad()
+def check_rotation(model: nn.Module, structure: Structure, rotation: Rotation) -> None:
+    """Refuse what ``rotate_`` would refuse before it changes the model.
+
+    Raises:
+        InputError: block_size does not fit, or the architecture cannot be rotated.
+    """
+    _prepare(model, structure, rotation)
+
+
+@torch.no_grad()
 def rotate_(model: nn.Module, structure: Structure, rotation: Rotation) -> list[str]:
     """Rewrite a canonical model in place, where it lies, so that it computes the same; returns what was done, in words.
 
@@ -57,22 +68,9 @@ def rotate_(model: nn.Module, structure: Structure, rotation: Rotation) -> list[
     Computed in float64 and rounded once to the dtype of each weight.
 
     Raises:
-        InputError: block_size does not fit, or the architecture cannot be rotated; then the model is unchanged, but for
-            the last check, of the logits.
+        InputError: what ``check_rotation`` refuses, with the model unchanged; or the logits moved, and it is changed.
     """
-    width = model.config.get_text_config().hidden_size  # type: ignore[operator, union-attr]
-    ends = _find_ends(model, structure, width)
-    norms = [model.get_submodule(ends.final_norm)]
-    norms += [b.module.get_submodule(fold.producer) for b in structure.blocks for fold in _readers(b, width)]
-    centre = any(isinstance(norm, nn.LayerNorm) for norm in norms)
-    try:
-        block_size = rotation.block(width)
-        basis = _draw(rotation, width, block_size, structure.head_dim, centre=centre, like=ends.head.weight)
-    except ValueError as error:
-        raise InputError(f"{type(model).__name__}: {error}") from error
-    call = block_call(model, structure.blocks[0].module)
-    for block in {id(block.sites): block for block in reversed(structure.blocks)}.values():
-        _check_block(model, block, call, basis)
+    ends, basis = _prepare(model, structure, rotation)
     before, tied = _logits(model), ends.head.weight is ends.embeddings[0].weight
     for block in structure.blocks:
         _rotate_block_(block.module, block, basis)
@@ -80,17 +78,34 @@ def rotate_(model: nn.Module, structure: Structure, rotation: Rotation) -> list[
     change = _typical_change(_logits(model), before)
     if not change <= (_LOGITS_TOLERANCE if before.dtype == torch.float32 else _LOGITS_TOLERANCE_16):
         raise _refusal(model, f"its logits change by {change:.1g} of their spread")
-    return _notes(rotation, width, block_size, basis, structure, centre=centre, tied=tied)
+    return _notes(rotation, basis, structure, tied=tied)
 
 
-def _draw(rotation: Rotation, width: int, block: int, head_dim: int, *, centre: bool, like: Tensor) -> _Basis:
+def _prepare(model: nn.Module, structure: Structure, rotation: Rotation) -> tuple[_Ends, _Basis]:
+    """What to rotate and with what, once a copy of one block of each kind has shown that it works."""
+    width = model.config.get_text_config().hidden_size  # type: ignore[operator, union-attr]
+    ends = _find_ends(model, structure, width)
+    norms = [model.get_submodule(ends.final_norm)]
+    norms += [b.module.get_submodule(fold.producer) for b in structure.blocks for fold in _readers(b, width)]
+    centre = any(isinstance(norm, nn.LayerNorm) for norm in norms)
+    try:
+        basis = _draw(rotation, width, structure.head_dim, centre=centre, device=ends.head.weight.device)
+    except ValueError as error:
+        raise InputError(f"{type(model).__name__}: {error}") from error
+    call = block_call(model, structure.blocks[0].module)
+    for block in {id(block.sites): block for block in reversed(structure.blocks)}.values():
+        _check_block(model, block, call, basis)
+    return ends, basis
+
+
+def _draw(rotation: Rotation, width: int, head_dim: int, *, centre: bool, device: torch.device) -> _Basis:
     generator = torch.Generator().manual_seed(rotation.seed)
-    reader = rotation.matrix(width, block, generator)
+    reader = rotation.matrix(width, rotation.block(width), generator)
     writer = reader - reader.mean(0) if centre else reader
     head = None
     if rotation.heads:
-        head = rotation.matrix(head_dim, rotation.largest_block(head_dim), generator).to(like.device)
-    return _Basis(reader.to(like.device), writer.to(like.device), head)
+        head = rotation.matrix(head_dim, rotation.largest_block(head_dim), generator).to(device)
+    return _Basis(reader.to(device), writer.to(device), head, centre)
 
 
 def _find_ends(model: nn.Module, structure: Structure, width: int) -> _Ends:
@@ -261,19 +276,17 @@ def _typical_change(logits: Tensor, before: Tensor) -> float:
     return float(change.median())
 
 
-def _notes(
-    rotation: Rotation, width: int, block: int, basis: _Basis, structure: Structure, *, centre: bool, tied: bool
-) -> list[str]:
-    name = type(rotation).__name__
-    whole = "" if block == width else f" in blocks of {block}"
+def _notes(rotation: Rotation, basis: _Basis, structure: Structure, *, tied: bool) -> list[str]:
+    name, width = type(rotation).__name__, len(basis.reader)
+    block_size = rotation.block(width)
+    whole = "" if block_size == width else f" in blocks of {block_size}"
     notes = [f"{name} (seed {rotation.seed}): residual stream of {width} channels rotated{whole}, norms folded"]
-    if centre:
+    if basis.centred:
         notes.append("LayerNorms became RMSNorms of a centred residual stream")
     if basis.head is not None:
         missing = sum(_values(block, len(basis.head)) is None for block in structure.blocks)
-        notes.append(
-            f"values rotated in heads of {len(basis.head)}" + (f", not in {missing} blocks" if missing else "")
-        )
+        left = f", but for {missing} blocks, whose value projection was not found" if missing else ""
+        notes.append(f"values rotated in heads of {len(basis.head)}{left}")
     if tied:
         notes.append("the output embedding no longer shares the input embedding's matrix, and is counted")
     return notes
