@@ -8,6 +8,7 @@ from quantbench.methods.component import Component
 from quantbench.methods.range.base import Range
 from quantbench.methods.range.kmeans import KMeans
 from quantbench.methods.rounding.base import Rounding
+from quantbench.methods.rounding.tuner import BlockTuner
 from quantbench.methods.transform.base import Transform
 
 STATISTICS = ("propagate", "fp")
@@ -35,9 +36,14 @@ class Variant:
         return tuple(value for value in values if isinstance(value, Component))
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether any axis looks at activations."""
+    def needs_statistics(self) -> bool:
+        """Whether any axis looks at what flows into the linears."""
         return self.rounding.quantizes and any(c.needs_calibration or c.needs_fisher for c in self.components)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any calibration tokens are needed: for statistics, or to tune whole blocks on."""
+        return self.needs_statistics or isinstance(self.rounding, BlockTuner)
 
     @property
     def needs_fisher(self) -> bool:

@@ -7,7 +7,7 @@ passes, GELU does not), residual branches, routers and the layouts of fused proj
 computes, not by its name.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -54,11 +54,11 @@ def tied_mean(x: Tensor, fold: Fold) -> Tensor:
 
 
 @torch.no_grad()
-def scale_site_(block: nn.Module, site: "Site", s: Tensor) -> None:
+def scale_site_(block: nn.Module, site: "Site", s: Tensor, shift: Tensor | None = None) -> None:
     """Multiply the columns of the site's weights by ``s`` [in] and divide their producer by it; same function after.
 
     In place, computed in fp32. Everything in ``site.fold.consumers`` is scaled: for experts behind one norm, one call
-    scales all of them and the router.
+    scales all of them and the router. shift [in]: a constant to take from the inputs before (see ``takes_shift``).
 
     Raises:
         ValueError: the site cannot fold, or s has the wrong shape, is not finite and positive, or differs over tied
@@ -73,20 +73,55 @@ def scale_site_(block: nn.Module, site: "Site", s: Tensor) -> None:
         raise ValueError(f"s for site {site.name} must be finite, positive, of shape {tuple(consumers[0].shape[1:])}")
     if not torch.allclose(s, tied_mean(s, fold), rtol=1e-5):
         raise ValueError(f"s for site {site.name} must be equal over tied channels: pass it through tied_mean")
-    for weight in consumers:
-        weight.copy_(weight.float() * s)
-    producer = block.get_submodule(fold.producer)
-    gain, bias = _weight(block, fold.producer), dict(producer.named_parameters()).get("bias")
+    parameters = dict(block.named_parameters())
+    for name, value in scaled(parameters, fold, s, shift).items():
+        parameters[name].copy_(value)
+
+
+def scaled(parameters: Mapping[str, Tensor], fold: Fold, s: Tensor, shift: Tensor | None = None) -> dict[str, Tensor]:
+    """The parameters that change, in fp32, when the inputs x of a site become (x - shift) / s; same function.
+
+    s, shift [in], equal over tied channels; differentiable. A shift needs a bias at the producer and at every consumer
+    (``takes_shift``), which the caller makes sure of.
+    """
+    changed: dict[str, Tensor] = {}
+    for name in fold.consumers:
+        weight = parameters[f"{name}.weight"].float()
+        changed[f"{name}.weight"] = weight * s
+        if shift is not None:
+            changed[f"{name}.bias"] = parameters[f"{name}.bias"].float() + weight @ shift
+    gain, bias = parameters[f"{fold.producer}.weight"].float(), parameters.get(f"{fold.producer}.bias")
     if fold.norm_offset is not None:
-        divisor = s
-        gain.copy_((gain.float() + fold.norm_offset) / s - fold.norm_offset)
+        divisor, taken = s, shift
+        changed[f"{fold.producer}.weight"] = (gain + fold.norm_offset) / s - fold.norm_offset
     else:
-        assert fold.rows is not None
-        divisor = torch.ones(gain.shape[0], device=s.device)
-        divisor[fold.rows.to(s.device)] = s
-        gain.copy_(gain.float() / divisor[:, None])
+        divisor = _by_row(fold, s, len(gain), 1.0)
+        taken = None if shift is None else _by_row(fold, shift, len(gain), 0.0)
+        changed[f"{fold.producer}.weight"] = gain / divisor[:, None]
     if bias is not None:
-        bias.copy_(bias.float() / divisor)
+        changed[f"{fold.producer}.bias"] = (bias.float() if taken is None else bias.float() - taken) / divisor
+    return changed
+
+
+def _by_row(fold: Fold, values: Tensor, rows: int, elsewhere: float) -> Tensor:
+    """Values [in] of a site's channels at the rows of the linear that feed them; one of those that share a row."""
+    assert fold.rows is not None
+    channel = torch.full((rows,), -1, device=values.device)
+    channel[fold.rows.to(values.device)] = torch.arange(len(values), device=values.device)
+    return torch.where(channel >= 0, values[channel], elsewhere)
+
+
+def takes_shift(block: nn.Module, site: "Site") -> bool:
+    """Whether a constant taken from the site's inputs can be put into biases.
+
+    There must be a bias on both sides, and nothing between them that a constant does not pass: a norm's output goes
+    straight to its readers, and the weights of an attention head sum to one; a gate or an activation is in the way
+    elsewhere.
+    """
+    if site.fold is None or (site.fold.norm_offset is None and site.role != "attention_out"):
+        return False
+    names = set(dict(block.named_parameters()))
+    return all(f"{name}.bias" in names for name in (site.fold.producer, *site.fold.consumers))
 
 
 def find_folds(trace: Trace, groups: Iterable[list["Site"]], routers: Iterable[str], head_dim: int) -> dict[str, Fold]:

@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.errors import QuantizationError
+from quantbench.formats import QuantizedWeight
 from quantbench.methods.allocation import Kept
 from quantbench.methods.grid import Grid
 from quantbench.methods.range.minmax import MinMax
+from quantbench.methods.rounding.tuner import BlockTuner, TunableScale, TunableWeight
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform.base import SiteProblem, SiteScaling
 from quantbench.models.capture import Call, Capture, to_device
-from quantbench.models.folds import Fold, scale_site_, tied_mean
+from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
 from quantbench.models.linear import QuantLinear
 from quantbench.models.structure import Block, Site
+from quantbench.models.tune import TunedBlock, TuningData, tune
 
 if TYPE_CHECKING:
     from quantbench.methods.variant import Variant
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+_LEARNED_SCALES = ("attention_in", "attention_out", "mlp_in")  # OmniQuant's; a gate or activation precedes mlp_out
 _MAX_DROPPED = 0.01  # more non-finite tokens than this say that the model, not a token, is broken
 
 
@@ -101,9 +105,7 @@ class BlockSolver:
         """Linears of a site with one grid, which are solved as one matrix where the format's rows are independent."""
         stacks: list[tuple[Grid, list[str]]] = []
         for name in self._quantized(site):
-            linear, full = self._linear(name), self._full_name(name)
-            format = self.variant.allocation.format_of(full, self.variant.format)
-            grid = Grid(format.for_shape(*linear.weight.shape), self.variant.range.for_linear(name))
+            grid = self._grid(name)
             stack = next((names for known, names in stacks if known == grid), None)
             if stack is None or not grid.format.rows_independent:
                 stacks.append((grid, [name]))
@@ -111,11 +113,13 @@ class BlockSolver:
                 stack.append(name)
         return stacks
 
+    def _grid(self, name: str) -> Grid:
+        format = self.variant.allocation.format_of(self._full_name(name), self.variant.format)
+        return Grid(format.for_shape(*self._linear(name).weight.shape), self.variant.range.for_linear(name))
+
     def _round_together(self, site: Site, names: list[str], grid: Grid, stats: SiteStats | None) -> None:
-        linears = [self._linear(name) for name in names]
         weights = [self._weight(name) for name in names]
-        if stats is not None and self.fisher:
-            stats = replace(stats, fisher=torch.cat([self.fisher[name] for name in names]).to(self.device))
+        stats = self._with_fisher(stats, names)
         label = self._full_name(names[0]) if len(names) == 1 else f"{self.block.name}.{{{','.join(names)}}}"
         try:
             kept = self._keep(weights, grid, stats)
@@ -124,9 +128,58 @@ class BlockSolver:
             raise QuantizationError(f"{label}: {error}") from error
         self.notes += [f"{label}: {note}" for note in (*kept.notes, *rounded.notes)]
         parts = rounded.weight.split_rows([len(w) for w in weights])
-        for name, linear, part in zip(names, linears, parts, strict=True):
-            _replace(self.module, name, QuantLinear(part, linear.bias, dtype=linear.weight.dtype).to(self.device))
-            self.result.weights[self._full_name(name)] = part.to("cpu")
+        for name, part in zip(names, parts, strict=True):
+            self._install(name, part)
+
+    def _with_fisher(self, stats: SiteStats | None, names: list[str]) -> SiteStats | None:
+        """A site's statistics with the Fisher information of the named linears, stacked, where there is any."""
+        if stats is None or not self.fisher:
+            return stats
+        return replace(stats, fisher=torch.cat([self.fisher[name] for name in names]).to(self.device))
+
+    def tune(self, data: TuningData) -> None:
+        """Tune the linears of all sites together on the block's output, then round them as was learned."""
+        tuner = self.variant.rounding
+        assert isinstance(tuner, BlockTuner)
+        weights: dict[str, TunableWeight] = {}
+        for site in self.block.sites:
+            stats = self.stats.get(site.name)
+            if stats is not None:
+                self._check(site, stats)
+            for name in self._quantized(site):
+                weights[name] = self._tunable(name, tuner, self._with_fisher(stats, [name]))
+        tuned = TunedBlock(self.block, self.module, self.device, weights, self._tunable_scales(tuner))
+        tune(tuned, data, tuner, tuner.schedule(len(data.samples()), self.variant.format))
+        tuned.fold_()
+        for name, tunable in weights.items():
+            self._install(name, tunable.quantized(tuned.full_precision(name)))
+
+    def _tunable(self, name: str, tuner: BlockTuner, stats: SiteStats | None) -> TunableWeight:
+        weight, grid, label = self._weight(name), self._grid(name), self._full_name(name)
+        try:
+            kept = self._keep([weight], grid, stats)
+            self.notes += [f"{label}: {note}" for note in kept.notes]
+            return tuner.tunable(weight, grid, stats, keep=kept.mask)
+        except ValueError as error:
+            raise QuantizationError(f"{label}: {error}") from error
+
+    def _tunable_scales(self, tuner: BlockTuner) -> list[tuple[Site, TunableScale]]:
+        scales = []
+        for sites in self._scaled_together():
+            site, weights = sites[0], [self._weight(name) for site in sites for name in site.linears]
+            assert site.fold is not None
+            stats = SiteStats.merged([self.stats[site.name] for site in sites])
+            shift = takes_shift(self.module, site)
+            if site.role in _LEARNED_SCALES:
+                scale = tuner.tunable_scale(weights, stats, site.fold.rows, shift=shift)
+                scales += [] if scale is None else [(site, scale)]
+        return scales
+
+    def _install(self, name: str, weight: QuantizedWeight) -> None:
+        """Put a quantized linear in the place of the full-precision one, and into the result."""
+        linear = self._linear(name)
+        _replace(self.module, name, QuantLinear(weight, linear.bias, dtype=linear.weight.dtype).to(self.device))
+        self.result.weights[self._full_name(name)] = weight.to("cpu")
 
     def _keep(self, weights: list[Tensor], grid: Grid, stats: SiteStats | None) -> Kept:
         """The weights to keep of matrices that are solved together; each is chosen from as if it stood alone."""

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.formats import QuantizedWeight
+from quantbench.methods.rounding.tuner import BlockTuner
 from quantbench.methods.transform.base import SiteScaling
 from quantbench.methods.variant import Variant
 from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, remembering, run_block
 from quantbench.models.fisher import fisher_information
 from quantbench.models.solve import BlockSolver
 from quantbench.models.structure import Block, Structure
+from quantbench.models.tune import TuningData
 from quantbench.progress import track
 
 _BATCH_TOKENS = 4096
@@ -58,7 +60,10 @@ def quantize(
         shared = block_inputs(model, structure, ids.split(max(1, _BATCH_TOKENS // ids.shape[1])))
         advancing = [i for i, v in enumerate(variants) if v.needs_calibration and v.statistics == "propagate"]
         own = {index: BlockInputs(list(shared.hidden), shared.calls) for index in advancing}
-        if not any(v.needs_pairs or (v.needs_calibration and v.statistics == "fp") for v in variants):
+        tuned = [(v.rounding, v.format) for v in variants if isinstance(v.rounding, BlockTuner)]
+        for size in {tuner.schedule(len(ids), format).batch_size for tuner, format in tuned}:
+            shared.calls |= block_inputs(model, structure, [ids[:size]]).calls
+        if not tuned and not any(v.needs_pairs or (v.needs_calibration and v.statistics == "fp") for v in variants):
             shared = None
     fisher = None if ids is None else _fisher(model, structure, variants, ids, device)
     for block in track(structure.blocks, stage="quantize", unit="block"):
@@ -85,22 +90,28 @@ def _quantize_block(
     device: torch.device,
     fisher: Mapping[str, Tensor] | None,
 ) -> None:
-    common, twin = None, None
-    sharing = [v for v in variants if v.needs_calibration and v.statistics == "fp"]
+    common, twin, outputs = None, None, None
+    sharing = [v for v in variants if v.needs_statistics and v.statistics == "fp"]
     if shared is not None:
         twin = _Twin(_copy(block, device), shared)
         common = _captured(block, twin.module, sharing, shared, device) if sharing else None
+        if any(isinstance(v.rounding, BlockTuner) for v in variants):
+            outputs = _outputs(block, twin.module, shared, device)
     for index, (variant, result) in enumerate(zip(variants, results, strict=True)):
         module = _copy(block, device)
         inputs, capture = own.get(index), common if variant in sharing else None
-        if inputs is not None:
+        if inputs is not None and variant.needs_statistics:
             paired = twin if variant.needs_pairs and not variant.rounding.sequential else None
             capture = _captured(block, module, [variant], inputs, device, twin=paired)
         solver = BlockSolver(
             block, module, variant, capture, result, device, fisher=fisher if variant.needs_fisher else None
         )
         solver.transform()
-        if inputs is not None and variant.rounding.sequential:
+        if isinstance(variant.rounding, BlockTuner):
+            assert twin is not None
+            assert outputs is not None
+            solver.tune(_tuning_data(block, variant.rounding, twin, inputs or twin.inputs, outputs, device))
+        elif inputs is not None and variant.rounding.sequential:
             # a transform changes what a site's inputs are, so the pairs come from a twin that it has changed too
             paired = twin._replace(module=copy.deepcopy(module)) if twin and variant.needs_pairs else None
             for sites in _in_sequence(block):
@@ -110,7 +121,9 @@ def _quantize_block(
         solver.finish()
         if inputs is not None:
             _advance(block, module, inputs, device)
-    if twin is not None:
+    if twin is not None and outputs is not None:
+        twin.inputs.hidden = outputs
+    elif twin is not None:
         _advance(block, twin.module, twin.inputs, device)
 
 
@@ -174,7 +187,21 @@ def _captured_stats(
     return seen
 
 
+def _tuning_data(
+    block: Block, tuner: BlockTuner, twin: _Twin, inputs: BlockInputs, outputs: list[Tensor], device: torch.device
+) -> TuningData:
+    """What to tune a block on; outputs: of full precision on its own inputs."""
+    targets = [outputs]
+    if tuner.augmented:
+        targets.append(_outputs(block, twin.module, inputs, device))
+    return TuningData(inputs, targets)
+
+
+def _outputs(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.device) -> list[Tensor]:
+    return [run_block(module, hidden, inputs.call(block.index, hidden), device) for hidden in inputs.hidden]
+
+
 def _advance(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.device) -> None:
-    """Replace the inputs of this block by its outputs."""
+    """Replace the inputs of this block by its outputs, batch by batch: there is never a second set of them."""
     for index, hidden in enumerate(inputs.hidden):
         inputs.hidden[index] = run_block(module, hidden, inputs.call(block.index, hidden), device)

@@ -28,4 +28,4 @@ class Range(Component, ABC):
 
 def weight_range(weight: Tensor) -> tuple[Tensor, Tensor]:
     """[min(w, 0), max(w, 0)] of each row: weight [rows, g] -> two of [rows, 1]. Zero is always inside."""
-    return weight.amin(1, keepdim=True).clamp_(max=0), weight.amax(1, keepdim=True).clamp_(min=0)
+    return weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)

@@ -1,0 +1,90 @@
+"""Rounding that lets gradients through: the differentiable fake quantization of block-level tuners."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from quantbench.formats import Format, GroupParams
+
+_FAR = 1e6  # scales away from zero: beyond the last code of every format
+
+
+def fake_quantize(weight: Tensor, offset: Tensor | None, low: Tensor, high: Tensor, format: Format) -> Tensor:
+    """Quantized values of ``weight + offset * step`` whose gradient passes the rounding as if it were not there.
+
+    weight, offset [rows, groups, g]; low, high [rows, groups], the range; result [rows, groups, g]. A step is the mean
+    distance of neighbouring values (the scale, for integers). Weights inside the range get the gradient of the identity
+    and pass d value / d scale = (value - weight) / scale; clipped ones follow the end of the range. This is what
+    d/dx round(x) = 1 gives (AutoRound's and OmniQuant's estimator), written once for all formats.
+    """
+    soft = format.params(low, high)
+    params = format.settle(soft.map(torch.detach)).params.map(lambda t: t[..., None])
+    scale = params.scale + (soft.scale - soft.scale.detach())[..., None]
+    bottom, top = extremes(format, params)
+    if format.stored_zero_point:
+        bottom, top = _following(bottom, low[..., None]), _following(top, high[..., None])
+    else:  # the range is a multiple of the scale
+        bottom, top = bottom / params.scale * scale, top / params.scale * scale
+    return _StraightThrough.apply(weight, offset, scale, bottom, top, params, format)
+
+
+def shifted(weight: Tensor, offset: Tensor | None, params: GroupParams, format: Format) -> Tensor:
+    """``weight + offset * step``: what gets rounded; shapes as in :func:`fake_quantize`."""
+    if offset is None:
+        return weight
+    bottom, top = extremes(format, params)
+    return torch.addcmul(weight, offset, _step(bottom, top, format))
+
+
+def extremes(format: Format, params: GroupParams) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value that the codes can mean under ``params`` (of any shape)."""
+    far = _FAR * params.scale
+    return tuple(format.decode(format.encode(x, params), params) for x in (-far, far))  # type: ignore[return-value]
+
+
+def _step(bottom: Tensor, top: Tensor, format: Format) -> Tensor:
+    return (top - bottom) / (2**format.bits - 1)
+
+
+def _following(value: Tensor, variable: Tensor) -> Tensor:
+    """``value`` with the gradient of ``variable``."""
+    return value.detach() + (variable - variable.detach())
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        offset: Tensor | None,
+        scale: Tensor,
+        bottom: Tensor,
+        top: Tensor,
+        params: GroupParams,
+        format: Format,
+    ) -> Tensor:
+        step = _step(bottom, top, format)
+        target = weight if offset is None else torch.addcmul(weight, offset, step)
+        value = format.decode(format.encode(target, params), params)
+        # inside: the rounding error is at most half a step, or the value is not one of the ends
+        below, above = target < bottom - step / 2, target > top + step / 2
+        ctx.save_for_backward(weight, value, scale, step, below, above)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, value, scale, step, below, above = ctx.saved_tensors
+        wants_weight, wants_offset, wants_scale, wants_bottom, wants_top = ctx.needs_input_grad[:5]
+        inside = grad.masked_fill(below | above, 0)
+        d_scale = d_bottom = d_top = None
+        if wants_scale:
+            d_scale = (inside * (value - weight)).sum(-1, keepdim=True) / scale
+        if wants_bottom:
+            d_bottom = (grad * below).sum(-1, keepdim=True)
+        if wants_top:
+            d_top = (grad * above).sum(-1, keepdim=True)
+        d_offset = inside * step if wants_offset else None
+        return inside if wants_weight else None, d_offset, d_scale, d_bottom, d_top, None, None
