@@ -5,12 +5,16 @@ import itertools
 import pytest
 import torch
 
-from quantbench.formats import IntFormat
+from quantbench.config.schema import components
+from quantbench.formats import LUT, IntFormat
+from quantbench.methods.allocation import Uniform
 from quantbench.methods.grid import Grid
-from quantbench.methods.range import AWQClip, MinMax
+from quantbench.methods.range import AWQClip, KMeans, MinMax
 from quantbench.methods.rounding import RTN, AutoRound
 from quantbench.methods.rounding.autoround import SignSGD
 from quantbench.methods.stats import SiteStats
+from quantbench.methods.transform import NoTransform
+from quantbench.methods.variant import Variant
 from tests.methods.problems import problem
 
 
@@ -35,7 +39,7 @@ def tuned(tuner: AutoRound, weight, grid, stats, *, keep=None):
         loss = output_error(weight, tunable.fake_quantized(weight), stats.hessian)
         if loss.item() < least:
             least, best = loss.item(), [p.detach().clone() for p in parameters]
-        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
             p.grad = gradient
         for group, lr in zip(optimizer.param_groups, first, strict=True):
             group["lr"] = lr * (1 - step / tuner.iterations)
@@ -78,6 +82,29 @@ def test_what_was_tuned_is_what_is_stored(grid):
             p.data += 0.4 * (torch.rand(p.shape, generator=generator) - 0.5)
     tunable.project_()
     assert torch.equal(tunable.fake_quantized(weight), tunable.quantized(weight).dequantize())
+
+
+FORMATS = {
+    name: choice for name, choice in components("format").items() if choice is not LUT and not choice.__subclasses__()
+}
+
+
+@pytest.mark.parametrize("choice", FORMATS.values(), ids=FORMATS.keys())
+def test_any_format_with_a_range_starts_at_round_to_nearest_and_gets_better(choice):
+    weight, stats = problem(8, 256)
+    grid = Grid(choice().for_shape(8, 256), MinMax())
+    nearest = RTN().round(weight, grid, None).weight
+    assert torch.equal(AutoRound(iterations=0).round(weight, grid, None).weight.dequantize(), nearest.dequantize())
+    tuner = AutoRound(iterations=60, lr=5e-3, minmax_lr=1e-6)  # second-level scales jump: here the codes alone move
+    ours = tuned(tuner, weight, grid, stats).dequantize()
+    before, after = (output_error(weight, v, stats.hessian) for v in (nearest.dequantize(), ours))
+    assert after < before
+
+
+def test_look_up_tables_have_no_range_to_learn():
+    one = Variant(LUT(), KMeans(), NoTransform(), AutoRound(), Uniform(), "propagate")
+    with pytest.raises(ValueError, match="rounding=autoround learns ranges, which format=lut has not"):
+        one.check()
 
 
 def test_one_step_is_the_sign_step_computed_by_hand_in_float64():

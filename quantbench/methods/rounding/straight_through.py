@@ -40,7 +40,7 @@ def shifted(weight: Tensor, offset: Tensor | None, params: GroupParams, format: 
 
 def extremes(format: Format, params: GroupParams) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value that the codes can mean under ``params`` (of any shape)."""
-    far = _FAR * params.scale
+    far = _FAR * params.scale.abs()  # some formats store signed scales
     return tuple(format.decode(format.encode(x, params), params) for x in (-far, far))  # type: ignore[return-value]
 
 

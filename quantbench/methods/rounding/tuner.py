@@ -3,15 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from quantbench.formats import Format, QuantizedWeight
+from quantbench.formats import LUT, Format, QuantizedWeight
 from quantbench.methods.grid import Grid
 from quantbench.methods.rounding.base import Rounded, Rounding
 from quantbench.methods.stats import SiteStats
+
+if TYPE_CHECKING:
+    from quantbench.methods.variant import Variant
 
 ParameterGroup = dict[str, Any]  # as torch.optim takes them: "params", "lr"
 
@@ -78,6 +81,11 @@ class BlockTuner(Rounding):
     Each block is given the outputs of the already quantized blocks (``stats=propagate``) or the full-precision
     activations (``stats=fp``) and learns to give what the full-precision block gives for full-precision inputs.
     """
+
+    def check(self, variant: "Variant") -> None:
+        if isinstance(variant.format, LUT):
+            name = type(self).__name__.lower()
+            raise ValueError(f"rounding={name} learns ranges, which format=lut has not: allowed is any other format")
 
     @property
     def augmented(self) -> bool:
