@@ -69,12 +69,17 @@ def _results(identity: "RunIdentity", measurements: Sequence[Measurement], *, un
     for item in measurements:
         places = decimals(item.value, low=item.ci_low, high=item.ci_high, stderr=item.stderr)
         value = fixed(item.value, places)
-        baseline = "" if item.baseline is None else fixed(item.baseline, places)
+        baseline = "" if item.baseline is None else fixed(item.baseline, max(places, _own_places(item.baseline)))
         # The floor belongs to the text, not to either model.
         cells = (value, value) if item.metric == "entropy_floor" else (baseline, value)
         uncertainty = _uncertainty(item, places, in_windows=item.task == identity.corpus)
         table.add_row(item.metric, item.task, *cells, uncertainty if unicode else uncertainty.replace("±", "+/-"))
     return table
+
+
+def _own_places(baseline: float) -> int:
+    """Decimals that keep three digits of full precision's value, beside a broken model whose interval keeps none."""
+    return decimals(baseline, low=None, high=None) - 1
 
 
 def _uncertainty(item: Measurement, places: int, *, in_windows: bool) -> str:
