@@ -41,7 +41,7 @@ def block_inputs(model: nn.Module, structure: Structure, batches: Sequence[Tenso
     """Everything before the first block, for each batch of token ids [batch, seqlen]; no block is computed."""
     hidden: list[Tensor] = []
     calls: dict[int, list[Call]] = {}
-    wrap = _returns_tuple(model, structure, batches[0])
+    wrap = returns_tuple(model, structure, batches[0])
     for ids in batches:
         seen: list[tuple[Tensor, Call]] = []
         with _recording(structure, seen, wrap), suppress(_Recorded):
@@ -79,7 +79,7 @@ def split_hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tens
     return rest.pop("hidden_states"), ((), rest)
 
 
-def _returns_tuple(model: nn.Module, structure: Structure, ids: Tensor) -> bool:
+def returns_tuple(model: nn.Module, structure: Structure, ids: Tensor) -> bool:
     """Whether blocks return (hidden, ...) or hidden alone: ask the first one, on a few tokens."""
     answers: list[bool] = []
 
@@ -149,8 +149,6 @@ def capturing(
     finally:
         for handle in handles:
             handle.remove()
-    for stats in capture.stats.values():
-        stats.complete()
 
 
 @contextmanager
@@ -182,7 +180,7 @@ def _in_features(linear: nn.Module) -> int:
 
 
 def _updating(stats: SiteStats, name: str, full: dict[str, Tensor]) -> Any:
-    return lambda module, args: stats.add(args[0], full.pop(name, None))
+    return lambda module, args: stats.update(args[0], full.pop(name, None))
 
 
 def _remembering(seen: dict[str, Tensor], name: str) -> Any:

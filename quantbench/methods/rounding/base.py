@@ -35,6 +35,10 @@ class Rounding(Component, ABC):
         """Whether later sites of a block must see the already quantized earlier ones (true-sequential)."""
         return False
 
+    def index_bytes(self, grid: Grid, columns: int) -> int:
+        """Bytes that it stores for a matrix of so many input channels beside what rounding to nearest stores."""
+        return 0
+
     @abstractmethod
     def round(self, weight: Tensor, grid: Grid, stats: SiteStats | None, *, keep: Tensor | None = None) -> Rounded:
         """Quantize weight, fp32 [out, in], on ``grid``.

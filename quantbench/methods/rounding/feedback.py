@@ -82,6 +82,10 @@ class ErrorFeedback(Rounding, ABC):
     def needs_calibration(self) -> bool:
         return True
 
+    def index_bytes(self, grid: Grid, columns: int) -> int:
+        grouped = self.act_order and len(grid.format.group_slices(columns)) > 1
+        return 4 * columns if grouped and not self.fits_first(grid) else 0
+
     @abstractmethod
     def fits_first(self, grid: Grid) -> bool:
         """Whether all groups are fitted before the first column moves."""
