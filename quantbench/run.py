@@ -19,8 +19,9 @@ from quantbench.formats import Format
 from quantbench.label import Label
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.transform import Rotation, Transform
+from quantbench.models.gguf_export import check_exportable, export_gguf
 from quantbench.models.identity import ModelIdentity
-from quantbench.models.load import identify, load
+from quantbench.models.load import LoadedModel, identify, load
 from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
@@ -53,7 +54,7 @@ def run(config: RunConfig, label: Label, session: Session) -> None:
     check_tasks(config.evaluation, cache_dir=cache)
     model = identify(config.model)
     identifier = run_id(determinants(config, label, model, device.type))
-    if store.exists(identifier) and not config.force:
+    if store.exists(identifier) and not config.force and config.save is None:
         _show_stored(store, identifier)
         return
     stages = Stages(device)
@@ -92,8 +93,9 @@ def _compute(
     key = (json.dumps([asdict(config.evaluation), asdict(identity), config.dtype], sort_keys=True), device)
     reference = session.reference(key, lambda: _reference(config, identity, device, stages, cache))
     model: Any = reference.loaded.model
-    _check_allocation(config, reference.structure)
+    _check_model(config, model, reference.structure)
     if not config.rounding.quantizes:
+        _save(config, reference.loaded, stages)
         measurements = measure(reference.prepared, reference.base)
         return Outcome(reference, None, VariantResult(), measurements, device, unquantized_parameters(model))
     with stages.stage("calibration"):
@@ -110,6 +112,7 @@ def _compute(
     try:
         with stages.stage("evaluate"):
             measurements = measure(reference.prepared, reference.base, model.to(device))
+        _save(config, reference.loaded, stages)
         return Outcome(reference, calibration, result, measurements, device, unquantized_parameters(model))
     finally:
         undo()
@@ -124,7 +127,7 @@ def _reference(
         loaded = load(config.model, config.dtype, identity=identity, device=device)
         model: Any = loaded.model
         structure = find_structure(model)
-        _check_allocation(config, structure)  # before full precision is scored
+        _check_model(config, model, structure)  # before full precision is scored
         if isinstance(config.transform, Rotation):
             check_rotation(model, structure, config.transform)
     with stages.stage("prepare"):
@@ -155,6 +158,21 @@ def _check_texts(config: RunConfig) -> None:
     for corpus, split in texts:
         if corpus != "world":
             load_documents(corpus, split)
+
+
+def _save(config: RunConfig, loaded: LoadedModel, stages: Stages) -> None:
+    if config.save is not None:
+        with stages.stage("save"):
+            written = export_gguf(loaded.model, loaded.tokenizer, Path(config.save), name=loaded.identity.name)
+        print(f"Saved {written}")
+
+
+def _check_model(config: RunConfig, model: nn.Module, structure: Structure) -> None:
+    """Find out, before anything is computed, what the run would stumble over later."""
+    if config.save is not None:
+        check_exportable(model, Path(config.save))
+    if config.rounding.quantizes:
+        _check_allocation(config, structure)
 
 
 def _check_allocation(config: RunConfig, structure: Structure) -> None:

@@ -37,7 +37,8 @@ class RunConfig:
 
     bits, group_size, symmetric: of the weights' format; stats: what calibration sees (``propagate``: the outputs of
     already quantized blocks, ``fp``: full-precision activations); device: ``auto`` is CUDA when there is one; dtype: of
-    the model while calibrating and scoring; force: recompute a run that is already stored.
+    the model while calibrating and scoring; force: recompute a run that is already stored; save: a .gguf file to write
+    the run's model to, for llama.cpp.
     """
 
     bits: int = 4
@@ -49,6 +50,7 @@ class RunConfig:
     dtype: str = "auto"
     results_dir: str = "results"
     force: bool = False
+    save: str | None = None
     format: Format = MISSING
     range: Range = MISSING
     transform: Transform = MISSING
@@ -67,6 +69,8 @@ class RunConfig:
             raise ValueError(f"dtype={self.dtype}: allowed are {', '.join(DTYPES)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: allowed are 0 to 2^32 - 1")
+        if self.save is not None and not self.save.endswith(".gguf"):
+            raise ValueError(f"save={self.save}: allowed is a file name that ends in .gguf, or null")
         self.variant().check()
 
     def variant(self) -> Variant:
