@@ -170,7 +170,7 @@ def _save(config: RunConfig, loaded: LoadedModel, stages: Stages) -> None:
 def _check_model(config: RunConfig, model: nn.Module, structure: Structure) -> None:
     """Find out, before anything is computed, what the run would stumble over later."""
     if config.save is not None:
-        check_exportable(model, Path(config.save))
+        check_exportable(model, Path(config.save), overwrite=config.force)
     if config.rounding.quantizes:
         _check_allocation(config, structure)
 

@@ -20,7 +20,7 @@ _ROPE_TYPES = ("default", "linear", "llama3")
 _HALF = torch.finfo(torch.float16).max
 
 
-def check_exportable(model: nn.Module, path: Path) -> None:
+def check_exportable(model: nn.Module, path: Path, *, overwrite: bool) -> None:
     """Refuse, before anything is computed, what could not be written.
 
     Raises:
@@ -28,6 +28,8 @@ def check_exportable(model: nn.Module, path: Path) -> None:
     """
     if not path.resolve().parent.is_dir():
         raise InputError(f"save={path}: there is no folder {path.parent}")
+    if path.exists() and not overwrite:
+        raise InputError(f"save={path} is already there; force=true overwrites it")
     config: Any = model.config
     if config.model_type not in ARCHITECTURES:
         raise InputError(

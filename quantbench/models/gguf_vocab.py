@@ -29,6 +29,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> str:
     types = [gguf.TokenType.UNUSED] * size
     added = {token["id"]: token for token in description["added_tokens"]}
     for token, index in tokenizer.get_vocab().items():
+        if index >= size:  # a token that the model has no embedding for
+            continue
         tokens[index], types[index] = token, gguf.TokenType.NORMAL
         if index in added:
             special = added[index]["special"]
