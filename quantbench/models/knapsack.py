@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import eye_array, kron
 
 _SPREAD = 1e6  # the solver's absolute gap is 1e-6, so that the cost found is the least to 1e-12 of its spread
 
@@ -23,7 +24,7 @@ def choose(cost: NDArray[np.float64], size: NDArray[np.int64], capacity: int) ->
     unit = math.gcd(*size.ravel().tolist())  # small numbers, so that the solver's tolerance is less than a byte
     above = cost - cost.min(1, keepdims=True)
     spread = above.max(1).sum()
-    one_each = np.kron(np.eye(items), np.ones(choices))
+    one_each = kron(eye_array(items), np.ones((1, choices)), format="csr")
     solution = milp(
         (above / spread * _SPREAD if spread > 0 else above).ravel(),
         constraints=[
