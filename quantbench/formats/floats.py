@@ -1,5 +1,6 @@
 """Small floating point formats: FP8, and FP4 with the two-level scales of current hardware."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +45,11 @@ class BlockFP4(ScaledTable):
     """E2M1 elements in blocks of a fixed size; the subclasses say how the block's scale is stored."""
 
     name: ClassVar[str]
-    block: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def block(self) -> int:
+        """Weights that share a scale."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,8 +71,11 @@ class MXFP4(BlockFP4):
     """
 
     name: ClassVar[str] = "mxfp4"
-    block: ClassVar[int] = 32
     group_size: int | None = 32
+
+    @property
+    def block(self) -> int:
+        return 32
 
     @property
     def storage_dtype(self) -> torch.dtype:
@@ -90,8 +98,11 @@ class NVFP4(BlockFP4):
     """
 
     name: ClassVar[str] = "nvfp4"
-    block: ClassVar[int] = 16
     group_size: int | None = 16
+
+    @property
+    def block(self) -> int:
+        return 16
 
     @property
     def joint(self) -> bool:
