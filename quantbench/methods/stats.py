@@ -8,6 +8,8 @@ from torch import Tensor
 
 from quantbench.methods.curvature import Curvature
 
+_GRAM_STRIP = 192  # rows of X^T X computed at a time, from the diagonal on: little more than half of the products
+
 
 @dataclass
 class SiteStats:
@@ -38,21 +40,35 @@ class SiteStats:
 
         full: the inputs of the same tokens in full precision, of the same shape, to learn ``drift`` from.
         """
+        self.add(inputs, full)
+        self.complete()
+
+    def add(self, inputs: Tensor, full: Tensor | None = None) -> None:
+        """:meth:`update` without the lower triangle of the Gram matrix, which :meth:`complete` fills in at the end."""
         x = inputs.detach().reshape(-1, inputs.shape[-1]).float()
         away = None if full is None else full.detach().reshape(x.shape).float() - x
-        finite = torch.isfinite(x if away is None else away).all(-1)  # a difference is finite where both are
-        if not bool(finite.all()):
+        magnitude = x.abs()
+        total = magnitude.sum(0)
+        seen = total if away is None else total + away.sum(0)
+        if not bool(torch.isfinite(seen).all()):  # the sums tell; only then look at every element
+            finite = torch.isfinite(x if away is None else away).all(-1)  # a difference is finite where both are
             self.dropped += int((~finite).sum())
-            x, away = x[finite], None if away is None else away[finite]
+            x, magnitude, away = x[finite], magnitude[finite], None if away is None else away[finite]
+            total = magnitude.sum(0)
         if not len(x):
             return
         if away is not None:
             self.drift = away.T @ x if self.drift is None else self.drift.addmm_(away.T, x)
-        self.gram.addmm_(x.T, x)
-        magnitude = x.abs()
+        for start in range(0, x.shape[1], _GRAM_STRIP):
+            strip = slice(start, start + _GRAM_STRIP)
+            self.gram[strip, start:].addmm_(x[:, strip].T, x[:, start:])
         self.absmax = torch.maximum(self.absmax, magnitude.amax(0))
-        self.abs_sum += magnitude.sum(0)
+        self.abs_sum += total
         self.count += len(x)
+
+    def complete(self) -> None:
+        """Mirror the upper triangle of the Gram matrix into the lower one."""
+        self.gram.copy_(self.gram.triu().add_(self.gram.triu(1).T))
 
     @classmethod
     def merged(cls, parts: Sequence["SiteStats"]) -> "SiteStats":

@@ -149,6 +149,8 @@ def capturing(
     finally:
         for handle in handles:
             handle.remove()
+    for stats in capture.stats.values():
+        stats.complete()
 
 
 @contextmanager
@@ -180,7 +182,7 @@ def _in_features(linear: nn.Module) -> int:
 
 
 def _updating(stats: SiteStats, name: str, full: dict[str, Tensor]) -> Any:
-    return lambda module, args: stats.update(args[0], full.pop(name, None))
+    return lambda module, args: stats.add(args[0], full.pop(name, None))
 
 
 def _remembering(seen: dict[str, Tensor], name: str) -> Any:

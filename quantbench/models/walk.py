@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from quantbench.formats import QuantizedWeight
 from quantbench.methods.rounding.tuner import BlockTuner
-from quantbench.methods.transform.base import SiteScaling
+from quantbench.methods.transform.base import NoTransform, SiteScaling
 from quantbench.methods.variant import Variant
 from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, remembering, run_block
 from quantbench.models.fisher import fisher_information
+from quantbench.models.paused import fits, solve_in_one_pass
 from quantbench.models.plan import planned
 from quantbench.models.solve import BlockSolver
 from quantbench.models.structure import Block, Structure
@@ -70,7 +71,8 @@ def quantize(
             shared = None
     fisher = None if ids is None else _fisher(model, structure, variants, ids, device)
     for block in track(structure.blocks, stage="quantize", unit="block"):
-        _quantize_block(block, variants, results, shared, own, device, fisher)
+        last = block is structure.blocks[-1]
+        _quantize_block(block, variants, results, shared, own, device, fisher, last=last)
     return results
 
 
@@ -92,19 +94,25 @@ def _quantize_block(
     own: dict[int, BlockInputs],
     device: torch.device,
     fisher: Mapping[str, Tensor] | None,
+    *,
+    last: bool,
 ) -> None:
-    common, twin, outputs = None, None, None
+    """Quantize one block for every variant and turn its inputs into its outputs (``last``: nobody reads those)."""
+    common, twin, outputs = None, None, list[Tensor]()
     sharing = [v for v in variants if v.needs_statistics and v.statistics == "fp"]
     if shared is not None:
         twin = _Twin(_copy(block, device), shared)
-        common = _captured(block, twin.module, sharing, shared, device) if sharing else None
-        if any(isinstance(v.rounding, BlockTuner) for v in variants):
+        if sharing:
+            common = _captured(block, twin.module, sharing, shared, device, outputs=outputs)
+        elif any(isinstance(v.rounding, BlockTuner) for v in variants):
             outputs = _outputs(block, twin.module, shared, device)
     for index, (variant, result) in enumerate(zip(variants, results, strict=True)):
         module = _copy(block, device)
         inputs, capture = own.get(index), common if variant in sharing else None
-        if inputs is not None and variant.needs_statistics:
-            paired = twin if variant.needs_pairs and not variant.rounding.sequential else None
+        in_sequence = inputs is not None and variant.rounding.sequential
+        on_the_way = in_sequence and isinstance(variant.transform, NoTransform)  # collected while rounding
+        if inputs is not None and variant.needs_statistics and not on_the_way:
+            paired = twin if variant.needs_pairs and not in_sequence else None
             capture = _captured(block, module, [variant], inputs, device, twin=paired)
         solver = BlockSolver(
             block, module, variant, capture, result, device, fisher=fisher if variant.needs_fisher else None
@@ -112,22 +120,16 @@ def _quantize_block(
         solver.transform()
         if isinstance(variant.rounding, BlockTuner):
             assert twin is not None
-            assert outputs is not None
             solver.tune(_tuning_data(block, variant.rounding, twin, inputs or twin.inputs, outputs, device))
-        elif inputs is not None and variant.rounding.sequential:
-            # a transform changes what a site's inputs are, so the pairs come from a twin that it has changed too
-            paired = twin._replace(module=copy.deepcopy(module)) if twin and variant.needs_pairs else None
-            for sites in _in_sequence(block):
-                solver.round(sites, _captured_stats(block, module, sites, inputs, device, twin=paired).stats)
+        elif inputs is not None and in_sequence:
+            _round_in_sequence(block, module, solver, inputs, device, twin if variant.needs_pairs else None, last=last)
         else:
             solver.round([site.name for site in block.sites], solver.stats)
         solver.finish()
-        if inputs is not None:
+        if inputs is not None and not in_sequence and not last:
             _advance(block, module, inputs, device)
-    if twin is not None and outputs is not None:
-        twin.inputs.hidden = outputs
-    elif twin is not None:
-        _advance(block, twin.module, twin.inputs, device)
+    if twin is not None and not last:
+        twin.inputs.hidden = outputs or _outputs(block, twin.module, twin.inputs, device)
 
 
 class _Twin(NamedTuple):
@@ -135,6 +137,35 @@ class _Twin(NamedTuple):
 
     module: nn.Module
     inputs: BlockInputs
+
+
+def _round_in_sequence(
+    block: Block,
+    module: nn.Module,
+    solver: BlockSolver,
+    inputs: BlockInputs,
+    device: torch.device,
+    twin: _Twin | None,
+    *,
+    last: bool,
+) -> None:
+    """True-sequential: each site is calibrated on what the quantized sites before it produce."""
+    if twin is None and fits(block, module, inputs, device):
+        solve_in_one_pass(
+            block,
+            module,
+            inputs,
+            device,
+            lambda site, stats: solver.round([site.name], {site.name: stats}),
+            last=last,
+        )
+        return
+    # a transform changes what a site's inputs are, so the pairs come from a twin that it has changed too
+    paired = None if twin is None else twin._replace(module=copy.deepcopy(module))
+    for sites in _in_sequence(block):
+        solver.round(sites, _captured_stats(block, module, sites, inputs, device, twin=paired).stats)
+    if not last:
+        _advance(block, module, inputs, device)
 
 
 def _in_sequence(block: Block) -> list[list[str]]:
@@ -157,13 +188,16 @@ def _captured(
     device: torch.device,
     *,
     twin: _Twin | None = None,
+    outputs: list[Tensor] | None = None,
 ) -> Capture:
     """Statistics of every site, and the attention and MLP calls that transforms want to replay."""
     wanted = [v.transform.replayed_batches for v in variants if isinstance(v.transform, SiteScaling)]
     limit = None if None in wanted else max((w for w in wanted if w is not None), default=0)
     parents = {s.parent for s in block.sites if s.parent is not None and s.fold and len(s.fold.sites) == 1}
     sites = [site.name for site in block.sites]
-    return _captured_stats(block, module, sites, inputs, device, parents=sorted(parents), max_calls=limit, twin=twin)
+    return _captured_stats(
+        block, module, sites, inputs, device, parents=sorted(parents), max_calls=limit, twin=twin, outputs=outputs
+    )
 
 
 def _captured_stats(
@@ -176,8 +210,12 @@ def _captured_stats(
     parents: Sequence[str] = (),
     max_calls: int | None = None,
     twin: _Twin | None = None,
+    outputs: list[Tensor] | None = None,
 ) -> Capture:
-    """twin: where each token's inputs in full precision come from, batch by batch; None where no one asks for them."""
+    """twin: where each token's inputs in full precision come from, batch by batch; None where no one asks for them.
+
+    outputs: gets the block's output for each batch.
+    """
     paired: AbstractContextManager[dict[str, Tensor]]
     paired = nullcontext({}) if twin is None else remembering(twin.module, block, sites)
     capture = partial(capturing, module, block, sites=sites, parents=parents, max_calls=max_calls, device=device)
@@ -186,7 +224,9 @@ def _captured_stats(
             call = inputs.call(block.index, hidden)
             if twin is not None:
                 run_block(twin.module, twin.inputs.hidden[index], call, device)
-            run_block(module, hidden, call, device)
+            output = run_block(module, hidden, call, device)
+            if outputs is not None:
+                outputs.append(output)
     return seen
 
 

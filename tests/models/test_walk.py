@@ -14,6 +14,7 @@ from quantbench.methods.rounding import GPTQ, RTN
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform import AWQ, NoTransform
 from quantbench.methods.variant import Variant
+from quantbench.models import paused, walk
 from quantbench.models.canonical import canonicalise_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
@@ -117,6 +118,28 @@ def test_true_sequential_calibrates_on_quantized_earlier_layers_of_the_block():
     stats = inputs_of(model, ids, [down])[down]
     alone = GPTQ().round(model.get_submodule(down).weight.detach(), Grid(FORMAT, MinMax()), stats)
     assert (alone.weight.codes == result.weights[down].codes).float().mean() > 0.995
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe", "gemma3"])
+def test_true_sequential_in_one_pass_equals_a_pass_for_each_step(name, monkeypatch):
+    model, structure, ids = load(name)
+    one = variant(GPTQ(true_sequential=True))
+    monkeypatch.setattr(walk, "_BATCH_TOKENS", 24)
+    fast = quantize(model, structure, [one], ids, device=CPU)[0]
+    monkeypatch.setattr(paused, "_free_memory", lambda device: 0)
+    slow = quantize(model, structure, [one], ids, device=CPU)[0]
+    assert fast.weights.keys() == slow.weights.keys()
+    for linear, quantized in slow.weights.items():
+        assert torch.equal(quantized.codes, fast.weights[linear].codes), linear
+        assert torch.equal(quantized.scale, fast.weights[linear].scale), linear
+
+
+def test_an_error_while_batches_wait_leaves_the_model_usable():
+    model, structure, ids = load("llama")
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(QuantizationError, match=r"layers\.1\.mlp\.up_proj: the weights hold NaN"):
+        quantize(model, structure, [variant(GPTQ(true_sequential=True))], ids, device=CPU)
+    assert model(ids[:1]).logits.shape[-1] == tiny.VOCABULARY
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])

@@ -10,6 +10,8 @@ from quantbench.formats.outliers import stored_value
 from quantbench.methods.curvature import Curvature
 from quantbench.methods.grid import Grid
 
+_PIECE = 32  # columns whose errors reach each other one by one; longer pieces do more of the work column by column
+
 
 class ColumnLoop:
     """Quantizes W [out, in] column by column with error feedback.
@@ -43,65 +45,85 @@ class ColumnLoop:
         self.columns = weight.T[original].contiguous()
         self.keep = None if keep is None else keep.T[original].contiguous()
         self.curvature = curvature if order is None else curvature.columns(order)
-        # one contiguous row a group: the loop reads a group's parameters once a column
-        self.static_rows = None if static is None else static.params.map(lambda t: t.transpose(0, 1).contiguous())
         self.codes = torch.empty(self.columns.shape, dtype=torch.uint8, device=weight.device)
         self.groups = grid.format.group_slices(count)
         size = grid.format.group_size or count
         # With static groups a permuted column keeps the group of its original place; otherwise groups follow the order.
-        self.group_of = (original if static is not None else torch.arange(count, device=weight.device)) // size
+        self.group_index = (original if static is not None else torch.arange(count, device=weight.device)) // size
+        self.group_of: list[int] = self.group_index.tolist()
         self.fitted: list[Settled] = []
+        self.params: dict[int, GroupParams] = {}
+        if static is not None:
+            # the loop reads a group's parameters once a column: each [out] contiguous
+            params = static.params.map(lambda t: t.transpose(0, 1).contiguous().transpose(0, 1))
+            self.params = {group: params.at(group) for group in range(len(self.groups))}
 
     def run(self, block_size: int) -> QuantizedWeight:
-        """Quantize every column; blocks are cut so that a dynamic group never starts on stale weights."""
-        group_of = self.group_of.tolist()
+        """Quantize every column.
+
+        Errors reach later columns in three steps, so that most of the work is in matrix products: at once within a
+        piece of a block, after the piece in the rest of the block, after the block in the rest of the matrix.
+        """
+        errors = torch.empty_like(self.columns)
         for block in self._blocks(block_size):
-            errors = torch.empty_like(self.columns[block])
-            for i in range(block.start, block.stop):
-                column = self.columns[i]
-                error = (column - self._quantize(i, group_of[i])).div_(self.factor[i, i])
-                # GPTQ, eq. 3: the not yet quantized columns of the block take their share of the error
-                self.columns[i + 1 : block.stop].addr_(self.factor[i, i + 1 : block.stop], error, alpha=-1)
-                if self.correction is not None:
-                    self.columns[i + 1 : block.stop].addr_(self.correction[i, i + 1 : block.stop], column)
-                errors[i - block.start] = error
-            rest = self.factor[block, block.stop :]
-            self.columns[block.stop :].addmm_(rest.T, errors, alpha=-1)
-            if self.correction is not None:
-                self.columns[block.stop :].addmm_(self.correction[block, block.stop :].T, self.columns[block])
+            for piece in self._blocks(_PIECE, block):
+                self._quantize_piece(piece, errors)
+                self._spread(piece, slice(piece.stop, block.stop), errors)
+            self._spread(block, slice(block.stop, len(errors)), errors)
         return self._result()
 
-    def _quantize(self, i: int, group: int) -> Tensor:
-        """Store the codes of column i and return the values they stand for, [out]."""
-        column, params = self.columns[i], self._params(group, i)
+    def _quantize_piece(self, piece: slice, errors: Tensor) -> None:
+        """Quantize columns one after the other; ``errors`` [in, out] gets what each did, over the factor's diagonal."""
+        block = self.factor[piece, piece]
+        rows, pivots = block.unbind(), block.diagonal().tolist()
+        columns, lost = self.columns[piece], errors[piece].unbind()
+        for i, column in enumerate(columns.unbind()):
+            torch.sub(column, self._quantize(piece.start + i, column), out=lost[i]).div_(pivots[i])
+            # GPTQ, eq. 3: the not yet quantized columns take their share of the error
+            columns[i + 1 :].addr_(rows[i][i + 1 :], lost[i], alpha=-1)
+            if self.correction is not None:
+                columns[i + 1 :].addr_(self.correction[piece.start + i, piece.start + i + 1 : piece.stop], column)
+
+    def _spread(self, done: slice, rest: slice, errors: Tensor) -> None:
+        """Hand the errors of quantized columns to others (GPTQ, eq. 4)."""
+        self.columns[rest].addmm_(self.factor[done, rest].T, errors[done], alpha=-1)
+        if self.correction is not None:
+            self.columns[rest].addmm_(self.correction[done, rest].T, self.columns[done])
+
+    def _quantize(self, i: int, column: Tensor) -> Tensor:
+        """Store the codes of column i, which now is ``column`` [out], and return the values they stand for."""
+        params = self._params(self.group_of[i], i)
         code = self.grid.format.encode(column, params)
         self.codes[i] = code
         value = self.grid.format.decode(code, params)
         return value if self.keep is None else torch.where(self.keep[i], stored_value(column), value)
 
-    def _blocks(self, block_size: int) -> list[slice]:
-        """Spans of at most block_size columns (at least a group, when groups are smaller) that end on group borders."""
-        count = len(self.columns)
-        size = self.grid.format.group_size or count
+    def _blocks(self, length: int, within: slice | None = None) -> list[slice]:
+        """Spans of at most ``length`` columns (at least a group, when groups are smaller) that end on group borders.
+
+        So a dynamic group never starts on stale weights. within: what to cut, itself such a span; None is the matrix.
+        """
+        whole = within or slice(0, len(self.columns))
+        size = self.grid.format.group_size or len(self.columns)
         if self.static is not None:
-            return [slice(s, min(s + block_size, count)) for s in range(0, count, block_size)]
-        span = max(1, block_size // size) * size
-        outer = [slice(s, min(s + span, count)) for s in range(0, count, span)]
-        if size <= block_size:
-            return outer
-        return [slice(s, min(s + block_size, o.stop)) for o in outer for s in range(o.start, o.stop, block_size)]
+            return _cut(whole, length)
+        if size <= length:
+            return _cut(whole, length // size * size)
+        # a span inside one group ends with it
+        borders = range(whole.start - whole.start % size, whole.stop, size)
+        groups = [slice(max(whole.start, start), min(start + size, whole.stop)) for start in borders]
+        return [span for group in groups for span in _cut(group, length)]
 
     def _params(self, group: int, column: int) -> GroupParams:
         """The group's parameters [out]; a dynamic group is fitted when its first column is reached."""
-        if self.static_rows is not None:
-            return self.static_rows.map(lambda t: t[group])
-        if group == len(self.fitted):
+        if group not in self.params:
             span = self.groups[group]
             assert span.start == column
             weight = self.columns[span] if self.keep is None else self.columns[span].masked_fill(self.keep[span], 0)
             fitted = self.grid.fit(weight.T, self.curvature.columns(span))
             self.fitted.append(self.grid.format.settle(fitted))
-        return self.fitted[group].params.at(0)
+            self.params[group] = self.fitted[group].params.at(0)
+        return self.params[group]
 
     def _result(self) -> QuantizedWeight:
         """Codes back in the original column order."""
@@ -111,8 +133,12 @@ class ColumnLoop:
             inverse = torch.argsort(self.order)
             columns, codes = columns[inverse], codes[inverse]
             keep = None if keep is None else keep[inverse]
-            group_index = None if self.static is not None or len(self.groups) == 1 else self.group_of[inverse]
+            group_index = None if self.static is not None or len(self.groups) == 1 else self.group_index[inverse]
         quantized = QuantizedWeight(
             self.grid.format, codes.T.contiguous(), settled.params, settled.levels, group_index=group_index
         )
         return quantized if keep is None else replace(quantized, outliers=Outliers.of(columns.T, keep.T))
+
+
+def _cut(whole: slice, length: int) -> list[slice]:
+    return [slice(start, min(start + length, whole.stop)) for start in range(whole.start, whole.stop, length)]

@@ -32,11 +32,11 @@ def upper_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
     if not bool(torch.isfinite(hessian).all()):
         raise ValueError("the Hessian holds NaN or Inf")
     mean = hessian.diagonal().mean()
-    reversed_hessian = hessian.flip(0, 1)
-    identity = torch.eye(len(hessian), device=hessian.device, dtype=hessian.dtype)
     damp = damp_percent
     while True:
-        lower, info = torch.linalg.cholesky_ex(reversed_hessian + damp * mean * identity)
+        damped = hessian.flip(0, 1)
+        damped.diagonal().add_(damp * mean)
+        lower, info = torch.linalg.cholesky_ex(damped)
         if not int(info):
             return lower.flip(0, 1), damp
         if damp >= _MAX_DAMP:

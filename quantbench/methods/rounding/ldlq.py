@@ -71,14 +71,13 @@ class FeedbackLoop(ColumnLoop):
 
     def run(self, block_size: int) -> QuantizedWeight:
         """One sweep over all columns; what earlier sweeps left is where it starts."""
-        group_of = self.group_of.tolist()
         for block in self._blocks(block_size):
             targets = torch.addmm(self.original[block], self.factor[:, block].T, self.errors)
             change = torch.zeros_like(targets)  # of the block's own errors, which ``targets`` does not know of
             for i in range(block.start, block.stop):
                 done = i - block.start
                 self.columns[i] = targets[done].addmv(change[:done].T, self.factor[block.start : i, i])
-                error = self.original[i] - self._quantize(i, group_of[i])
+                error = self.original[i] - self._quantize(i, self.columns[i])
                 change[done] = error - self.errors[i]
                 self.errors[i] = error
         return self._result()
