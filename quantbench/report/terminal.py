@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _WIDTH = 100
 _LABEL_WIDTH = 14
 _NOTES = 5
-_NOTE_LENGTH = 300
 
 
 def show_run(
@@ -70,12 +69,17 @@ def _results(identity: "RunIdentity", measurements: Sequence[Measurement], *, un
     for item in measurements:
         places = decimals(item.value, low=item.ci_low, high=item.ci_high, stderr=item.stderr)
         value = fixed(item.value, places)
-        baseline = "" if item.baseline is None else fixed(item.baseline, places)
+        baseline = "" if item.baseline is None else fixed(item.baseline, max(places, _own_places(item.baseline)))
         # The floor belongs to the text, not to either model.
         cells = (value, value) if item.metric == "entropy_floor" else (baseline, value)
         uncertainty = _uncertainty(item, places, in_windows=item.task == identity.corpus)
         table.add_row(item.metric, item.task, *cells, uncertainty if unicode else uncertainty.replace("±", "+/-"))
     return table
+
+
+def _own_places(baseline: float) -> int:
+    """Decimals that keep three digits of full precision's value, beside a broken model whose interval keeps none."""
+    return decimals(baseline, low=None, high=None) - 1
 
 
 def _uncertainty(item: Measurement, places: int, *, in_windows: bool) -> str:
@@ -102,12 +106,8 @@ def _facts(identity: "RunIdentity") -> list[tuple[str, str]]:
         facts.append(("calibration", f"{identity.calibration} {amount}{overlap}"))
     facts.append(("stages", ", ".join(stages)))
     notes = json.loads(identity.notes)
-    facts += [("note", _shortened(note)) for note in notes[:_NOTES]]
+    facts += [("note", note) for note in notes[:_NOTES]]
     return facts + ([("note", f"and {len(notes) - _NOTES} more, in the record")] if len(notes) > _NOTES else [])
-
-
-def _shortened(note: str) -> str:
-    return note if len(note) <= _NOTE_LENGTH else f"{note[:_NOTE_LENGTH]} ... (whole in the record)"
 
 
 def _peaks(memory: dict[str, int]) -> str:
