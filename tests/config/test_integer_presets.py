@@ -41,7 +41,7 @@ def test_zeropoint_is_the_span_over_255_for_each_row():
     ("method", "range_", "bits", "symmetric"),
     [
         ("percentile", Percentile(percent=99.9), 8, True),
-        ("kl", KL(bins=2048), 8, True),
+        ("kl", KL(bins=2048, grid=128, max_shrink=1 - 128 / 2048), 8, True),
         ("mse", MSE(norm=2.4, grid=100, max_shrink=0.8), 4, False),
         ("mse_llmcompressor", MSE(norm=2.4, grid=100, max_shrink=0.2), 4, True),
     ],
@@ -50,6 +50,17 @@ def test_range_presets_have_the_settings_of_their_source(method, range_, bits, s
     config = compose(method)
     assert (config.range, config.rounding) == (range_, RTN())
     assert (config.format.bits, config.format.symmetric) == (bits, symmetric)
+
+
+def test_kl_takes_one_range_a_matrix_and_clips_its_outliers():
+    weight = torch.randn(32, 1024, generator=torch.Generator().manual_seed(1)) * 0.02
+    weight[0, 0] = 1.0
+    config = compose("kl")
+    whole = RTN().round(weight, Grid(config.format, MinMax()), None).weight
+    clipped = quantized("kl", weight)
+    assert len(clipped.scale.unique()) == 1
+    assert float(clipped.scale[0, 0]) < 0.5 * float(whole.scale[0, 0])
+    assert float((clipped.dequantize() - weight)[1:].norm()) < 0.5 * float((whole.dequantize() - weight)[1:].norm())
 
 
 def test_hqq_has_the_settings_of_the_authors_package():
