@@ -55,7 +55,10 @@ def test_every_range_fits_every_format(range_, format):
     values = Grid(format, range_).nearest(weight, None).dequantize()
     assert torch.isfinite(values).all()
     assert values[0].abs().max() <= 1e-6
-    assert ((values - weight)[3:].norm(dim=1) < 0.75 * weight[3:].norm(dim=1)).all()
+    # formats of one or two bits are coarse on the whole interval; then a search must not make it worse
+    nearest = Grid(format, MinMax()).nearest(weight, None).dequantize()
+    allowed = torch.maximum(0.75 * weight.norm(dim=1), 1.001 * (nearest - weight).norm(dim=1))
+    assert ((values - weight).norm(dim=1) <= allowed)[3:].all()
 
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS.keys())
