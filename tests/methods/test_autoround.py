@@ -1,6 +1,8 @@
 """AutoRound: its identities, one step of its optimiser in float64, and the best of all roundings by enumeration."""
 
 import itertools
+import math
+import random
 
 import pytest
 import torch
@@ -107,6 +109,42 @@ def test_look_up_tables_have_no_range_to_learn():
         one.check()
 
 
+# auto-round 0.16.1 (quant_tensor_asym and SignSGD, fp32 scales, 3 bits, groups of 16) on the layer of
+# test_fifty_steps...: loss before steps 0, 7, ..., 49 and the codes after 49 steps at 0.005 (1 - i / 50).
+PEER_LOSSES = [2.5394201, 2.6545153, 2.5079947, 2.4472234, 2.8000827, 2.6152258, 2.8109341, 3.1250451]
+PEER_CODES = """
+    60140341046127127040265223147103 37232050634217463741440354314152
+    23232345223440727012315051620473 32110037444142566452321112074343
+    44405344352423764640541075524735 03011430222043272507102105532511
+    73364254367725502314515732202434 33414310276523354055224233217233
+"""
+
+
+def test_fifty_steps_are_those_of_auto_round():
+    def normal(seed, *shape):  # the same numbers in every version of torch
+        draw = random.Random(seed)
+        return torch.tensor([draw.gauss(0, 1) for _ in range(math.prod(shape))]).view(shape)
+
+    weight, inputs = normal(0, 8, 32), normal(1, 64, 32) * normal(2, 32).exp()
+    tuner, losses = AutoRound(iterations=50, lr=5e-3), []
+    tunable = tuner.tunable(weight, grid(bits=3, scale_dtype="float32"), None)
+    optimizer = tuner.optimizer(tunable.groups())
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for step in range(50):
+        loss = (inputs @ (tunable.fake_quantized(weight) - weight).T).square().mean()
+        losses.append(loss.item())
+        codes = tunable.quantized(weight).codes
+        for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            p.grad = gradient
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * (1 - step / 50)
+        optimizer.step()
+        tunable.project_()
+    assert losses[::7] == pytest.approx(PEER_LOSSES, rel=1e-3)
+    theirs = torch.tensor([[int(code) for code in row] for row in PEER_CODES.split()])
+    assert (codes != theirs).sum() <= 3  # of 256: a gradient near zero takes its sign from the order of a sum
+
+
 def test_one_step_is_the_sign_step_computed_by_hand_in_float64():
     weight, stats = problem(5, 32)
     tuner = AutoRound(iterations=10)
@@ -130,8 +168,8 @@ def test_one_step_is_the_sign_step_computed_by_hand_in_float64():
     clipped = (torch.round(w / scale) + zero < 0) | (torch.round(w / scale) + zero > 7)
     expected = -0.1 * torch.sign(torch.where(clipped, 0, slope))
     assert torch.equal(offset.double(), expected.float().double())
-    # d value / d high = (value - w) / scale / 7 inside, and 1 where the top clips; minus that for the low end
-    error = torch.where(clipped, 0, (value - w) / scale) / 7
+    # d value / d high = (value - w) / scale / 7 inside; outside the zero-point's rounding error / 7, and 1 at the top
+    error = torch.where(clipped, -zero - low[..., None] / scale, (value - w) / scale) / 7
     top = (torch.round(w / scale) + zero > 7).double()
     d_high = (slope * (error + top)).sum(-1)
     moved = (1 - 0.1 * torch.sign(d_high * high)).clamp(0, 1)
@@ -171,7 +209,7 @@ def test_tuning_lowers_the_output_error_of_round_to_nearest(bits):
     weight, stats = problem(16, 64)
     ours = tuned(AutoRound(iterations=200), weight, grid(bits), stats).dequantize()
     nearest = RTN().round(weight, grid(bits), stats).weight.dequantize()
-    assert output_error(weight, ours, stats.hessian) < 0.8 * output_error(weight, nearest, stats.hessian)
+    assert output_error(weight, ours, stats.hessian) < 0.9 * output_error(weight, nearest, stats.hessian)
 
 
 def test_roundings_come_near_the_best_of_all_up_or_down_choices():

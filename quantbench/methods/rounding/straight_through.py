@@ -24,7 +24,7 @@ def fake_quantize(weight: Tensor, offset: Tensor | None, low: Tensor, high: Tens
     scale = params.scale + (soft.scale - soft.scale.detach())[..., None]
     bottom, top = extremes(format, params)
     if format.stored_zero_point:
-        bottom, top = _following(bottom, low[..., None]), _following(top, high[..., None])
+        bottom, top = _following(bottom, low[..., None], scale), _following(top, high[..., None], scale)
     else:  # the range is a multiple of the scale
         bottom, top = bottom / params.scale * scale, top / params.scale * scale
     return _StraightThrough.apply(weight, offset, scale, bottom, top, params, format)
@@ -48,9 +48,13 @@ def _step(bottom: Tensor, top: Tensor, format: Format) -> Tensor:
     return (top - bottom) / (2**format.bits - 1)
 
 
-def _following(value: Tensor, variable: Tensor) -> Tensor:
-    """``value`` with the gradient of ``variable``."""
-    return value.detach() + (variable - variable.detach())
+def _following(value: Tensor, end: Tensor, scale: Tensor) -> Tensor:
+    """An extreme value as a function of the range's end: what rounding the zero-point took away grows with the scale.
+
+    scale (code - z) with z = round(-low / scale), d round(x) / dx = 1: d value = d end + (value - end) / scale d scale.
+    """
+    residual = ((value - end) / scale).detach()
+    return value.detach() + (end - end.detach()) + residual * (scale - scale.detach())
 
 
 class _StraightThrough(torch.autograd.Function):
