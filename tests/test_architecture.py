@@ -17,6 +17,7 @@ ALLOWED = {
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,
     "report": {"report", "store"} | NEUTRAL,
+    "bench": {"bench", "formats", "methods", "models", "data", "evaluation", "config"} | NEUTRAL,
 }
 OWNERS = {"hydra": {"config", "__main__"}, "omegaconf": {"config", "__main__"}, "wandb": {"store"}}
 NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths")

@@ -38,7 +38,7 @@ class GroupParams(NamedTuple):
     def by_column(self, apply: "Callable[[Tensor, GroupParams], Tensor]", values: Tensor, groups: Tensor) -> Tensor:
         """``apply(values, params)`` for values [rows, in], with the parameters of each column's group (int64 [in])."""
         if self.codebook is None:
-            return apply(values, self.map(lambda t: t[:, groups]))
+            return apply(values, self.map(lambda t: t.index_select(1, groups)))
         result = torch.empty_like(values, dtype=torch.float32)
         for group in range(self.scale.shape[1]):  # a table for every weight would take 2^bits times the matrix
             inside = groups == group

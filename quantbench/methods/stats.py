@@ -9,6 +9,7 @@ from torch import Tensor
 from quantbench.methods.curvature import Curvature
 
 _GRAM_STRIP = 192  # rows of X^T X computed at a time, from the diagonal on: little more than half of the products
+_CACHED_TOKENS = 256
 
 
 @dataclass
@@ -47,22 +48,23 @@ class SiteStats:
         """:meth:`update` without the lower triangle of the Gram matrix, which :meth:`complete` fills in at the end."""
         x = inputs.detach().reshape(-1, inputs.shape[-1]).float()
         away = None if full is None else full.detach().reshape(x.shape).float() - x
-        magnitude = x.abs()
-        total = magnitude.sum(0)
+        if not len(x):
+            return
+        total, largest = _magnitudes(x)
         seen = total if away is None else total + away.sum(0)
         if not bool(torch.isfinite(seen).all()):  # the sums tell; only then look at every element
             finite = torch.isfinite(x if away is None else away).all(-1)  # a difference is finite where both are
             self.dropped += int((~finite).sum())
-            x, magnitude, away = x[finite], magnitude[finite], None if away is None else away[finite]
-            total = magnitude.sum(0)
-        if not len(x):
-            return
+            x, away = x[finite], None if away is None else away[finite]
+            if not len(x):
+                return
+            total, largest = _magnitudes(x)
         if away is not None:
             self.drift = away.T @ x if self.drift is None else self.drift.addmm_(away.T, x)
         for start in range(0, x.shape[1], _GRAM_STRIP):
             strip = slice(start, start + _GRAM_STRIP)
             self.gram[strip, start:].addmm_(x[:, strip].T, x[:, start:])
-        self.absmax = torch.maximum(self.absmax, magnitude.amax(0))
+        self.absmax = torch.maximum(self.absmax, largest)
         self.abs_sum += total
         self.count += len(x)
 
@@ -120,3 +122,10 @@ class SiteStats:
             None if self.fisher is None else self.fisher * inverse.square(),
             None if self.drift is None else self.drift * inverse[:, None] * inverse[None, :],
         )
+
+
+def _magnitudes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and maximum of |x| over the tokens of x [tokens, in], in pieces that stay in a core's cache."""
+    pieces = [(magnitude.sum(0), magnitude.amax(0)) for magnitude in map(torch.abs, x.split(_CACHED_TOKENS))]
+    sums, maxima = zip(*pieces, strict=True)
+    return torch.stack(sums).sum(0), torch.stack(maxima).amax(0)

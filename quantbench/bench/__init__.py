@@ -1,0 +1,16 @@
+"""``python -m quantbench bench``: how long things take, beside those who do the same."""
+
+import importlib
+from collections.abc import Sequence
+
+from quantbench.errors import InputError
+
+BENCHMARKS = {"quantize": "quantbench.bench.quantize"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one benchmark by name."""
+    if not argv or argv[0] not in BENCHMARKS:
+        given = argv[0] if argv else "(nothing)"
+        raise InputError(f"bench {given}: allowed are {', '.join(BENCHMARKS)} (bench quantize --help shows the usage)")
+    return int(importlib.import_module(BENCHMARKS[argv[0]]).main(argv[1:]))

@@ -1,0 +1,64 @@
+"""Who runs against whom: our settings, and the library that does the same."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of a comparison.
+
+    name: unique, and the name of its folder; peer: the library, "" is this one; arguments: for its runner (ours:
+    ``key=value``); samples: how many calibration windows it gets at most, None is all.
+    """
+
+    name: str
+    peer: str
+    arguments: tuple[str, ...]
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Ours against one peer. target: how many times faster ours should be."""
+
+    ours: Contender
+    theirs: Contender
+    target: float | None
+
+
+_GPTQ = ("method=gptq_llmcompressor", "symmetric=false", "rounding.true_sequential=true")
+
+
+def matches(bits: tuple[int, ...]) -> list[Match]:
+    """The comparisons at each width: same tokens, asymmetric groups of 64, every linear of the decoder blocks.
+
+    AWQ sees 16 windows on both sides. 50 steps a block on both sides of AutoRound.
+    """
+    found = []
+    for width in bits:
+        found += [
+            _match("gptq", _GPTQ, "llmcompressor", ("--method", "gptq"), width, target=4),
+            _match("awq", ("method=awq",), "llmcompressor", ("--method", "awq"), width, samples=16),
+            _match("awq_linear", ("method=awq", "transform.objective=linear"), "llmcompressor", ("--method", "awq"),
+                   width, samples=16, target=5),
+            _match("hqq", ("method=hqq",), "hqq", (), width, target=3),
+            _match("autoround", ("method=autoround_light", "symmetric=false"), "autoround", (), width, target=1),
+            _match("rtn", ("method=rtn",), "llmcompressor", ("--method", "rtn"), width),
+        ]  # fmt: skip
+    return found
+
+
+def _match(
+    name: str,
+    ours: tuple[str, ...],
+    peer: str,
+    theirs: tuple[str, ...],
+    bits: int,
+    *,
+    samples: int | None = None,
+    target: float | None = None,
+) -> Match:
+    method = theirs[-1] if theirs else peer
+    left = Contender(f"ours-{name}-w{bits}", "", (*ours, f"bits={bits}", "group_size=64"), samples)
+    right = Contender(f"{peer}-{method}-w{bits}", peer, (*theirs, "--bits", str(bits), "--group", "64"), samples)
+    return Match(left, right, target)
