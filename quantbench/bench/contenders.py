@@ -32,12 +32,14 @@ _GPTQ = ("method=gptq_llmcompressor", "symmetric=false", "rounding.true_sequenti
 def matches(bits: tuple[int, ...]) -> list[Match]:
     """The comparisons at each width: same tokens, asymmetric groups of 64, every linear of the decoder blocks.
 
-    AWQ sees 16 windows on both sides. 50 steps a block on both sides of AutoRound.
+    AWQ sees 16 windows on both sides. 50 steps a block on both sides of AutoRound. ``gptq_64`` is what half of the
+    windows give us against all of them on the other side.
     """
     found = []
     for width in bits:
         found += [
             _match("gptq", _GPTQ, "llmcompressor", ("--method", "gptq"), width, target=4),
+            _match("gptq_64", _GPTQ, "llmcompressor", ("--method", "gptq"), width, ours_samples=64),
             _match("awq", ("method=awq",), "llmcompressor", ("--method", "awq"), width, samples=16),
             _match("awq_linear", ("method=awq", "transform.objective=linear"), "llmcompressor", ("--method", "awq"),
                    width, samples=16, target=5),
@@ -56,9 +58,10 @@ def _match(
     bits: int,
     *,
     samples: int | None = None,
+    ours_samples: int | None = None,
     target: float | None = None,
 ) -> Match:
     method = theirs[-1] if theirs else peer
-    left = Contender(f"ours-{name}-w{bits}", "", (*ours, f"bits={bits}", "group_size=64"), samples)
+    left = Contender(f"ours-{name}-w{bits}", "", (*ours, f"bits={bits}", "group_size=64"), ours_samples or samples)
     right = Contender(f"{peer}-{method}-w{bits}", peer, (*theirs, "--bits", str(bits), "--group", "64"), samples)
     return Match(left, right, target)

@@ -92,9 +92,10 @@ def _setting(args: argparse.Namespace) -> Setting:
     calibration = Calibration(args.calibration, split, size.samples, size.seqlen, "random_windows")
     tokens = build(calibration, load_tokenizer(args.model), seed=0)
     args.output.mkdir(parents=True, exist_ok=True)
-    ids: dict[int | None, Path] = {None: args.output / "ids.npy", 16: args.output / "ids-16.npy"}
-    np.save(ids[None], tokens.ids.numpy())
-    np.save(ids[16], tokens.ids[:16].numpy())
+    counts = {side.samples for match in matches((4,)) for side in (match.ours, match.theirs)} | {None}
+    ids = {count: args.output / f"ids{'' if count is None else f'-{count}'}.npy" for count in counts}
+    for count, path in ids.items():
+        np.save(path, tokens.ids[:count].numpy())
     facts: dict[str, Any] = {
         "model": f"{args.model.resolve().name} sha256:{content_hash(args.model)[:16]}",
         "calibration_sha256": tokens.hash,

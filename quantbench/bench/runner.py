@@ -70,7 +70,7 @@ def run_once(contender: Contender, setting: Setting) -> None:
     written = setting.out / "models" / contender.name
     shutil.rmtree(written, ignore_errors=True)
     written.parent.mkdir(parents=True, exist_ok=True)
-    ids = setting.ids.get(contender.samples, setting.ids[None])
+    ids = setting.ids[contender.samples]
     command = [*_command(contender, setting), str(setting.model), str(ids), str(written), *contender.arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
