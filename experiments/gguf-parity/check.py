@@ -52,6 +52,7 @@ def main() -> int:
     text = load_documents(args.text, "test").text
     ids = tokenize(AutoTokenizer.from_pretrained(args.model), text).tolist()
     windows = [ids[i * args.length : (i + 1) * args.length] for i in range(args.windows)]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     found, same_tokens = {}, None
     for method in args.methods.split(","):
         with tempfile.TemporaryDirectory() as folder:
@@ -67,9 +68,8 @@ def main() -> int:
                 "relative_difference": answer["perplexity"] / perplexity - 1,
             }
         print(method, found[method], flush=True)
-    setup = {"windows": args.windows, "length": args.length, "same_tokens_as_llama_cpp": same_tokens}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(setup | {"methods": found}, indent=1) + "\n", encoding="utf-8")
+        setup = {"windows": args.windows, "length": args.length, "same_tokens_as_llama_cpp": same_tokens}
+        args.output.write_text(json.dumps(setup | {"methods": found}, indent=1) + "\n", encoding="utf-8")
     return int(any(abs(row["relative_difference"]) > TOLERANCE for row in found.values()))
 
 
