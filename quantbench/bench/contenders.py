@@ -27,19 +27,23 @@ class Match:
 
 
 _GPTQ = ("method=gptq_llmcompressor", "symmetric=false", "rounding.true_sequential=true")
+_ACT_ORDER = ("method=gptq", "rounding.act_order=true", "rounding.true_sequential=true")
 
 
 def matches(bits: tuple[int, ...]) -> list[Match]:
     """The comparisons at each width: same tokens, asymmetric groups of 64, every linear of the decoder blocks.
 
-    AWQ sees 16 windows on both sides. 50 steps a block on both sides of AutoRound. ``gptq_64`` is what half of the
-    windows give us against all of them on the other side.
+    AWQ sees 16 windows on both sides. 50 steps a block on both sides of AutoRound. ``gptq`` is the library's setting;
+    ``gptq_act_order`` fits each group when its first column is reached, which needs a group index; ``_64`` gets half of
+    the windows, against all of them on the other side.
     """
     found = []
     for width in bits:
         found += [
             _match("gptq", _GPTQ, "llmcompressor", ("--method", "gptq"), width, target=4),
-            _match("gptq_64", _GPTQ, "llmcompressor", ("--method", "gptq"), width, ours_samples=64),
+            _match("gptq_act_order", _ACT_ORDER, "llmcompressor", ("--method", "gptq"), width),
+            _match("gptq_act_order_64", _ACT_ORDER, "llmcompressor", ("--method", "gptq"), width, ours_samples=64,
+                   target=4),
             _match("awq", ("method=awq",), "llmcompressor", ("--method", "awq"), width, samples=16),
             _match("awq_linear", ("method=awq", "transform.objective=linear"), "llmcompressor", ("--method", "awq"),
                    width, samples=16, target=5),
