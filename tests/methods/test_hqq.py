@@ -25,9 +25,24 @@ def test_error_is_the_packages_within_one_percent(case):
     generator = torch.Generator().manual_seed(case["seed"])
     weight = torch.randn(96, 256, generator=generator).pow(case["exponent"]) * case["spread"] + case["offset"]
     assert float(weight.double().abs().sum()) == pytest.approx(case["checksum"], rel=1e-6)
-    delta = HQQ().round(weight, real_zero(case["bits"]), None).weight.dequantize() - weight
+    solver = HQQ(rounded_start=False)  # as the package's quantizer does unless its layer asks for more
+    delta = solver.round(weight, real_zero(case["bits"]), None).weight.dequantize() - weight
     assert float(delta.norm() / weight.norm()) == pytest.approx(case["relative"], rel=0.01)
     assert float(delta.abs().mean()) == pytest.approx(case["absolute"], rel=0.01)
+
+
+@pytest.mark.parametrize(("bits", "rounded"), [(4, True), (3, False)])
+def test_only_four_bits_start_from_an_integer_zero_point_as_in_the_packages_layers(bits, rounded):
+    weight, largest = weights(), 2**bits - 1
+    format = IntFormat(bits=bits, group_size=64, zero_point_dtype="float32", scale_dtype="float32")
+    actual = HQQ(iterations=1).round(weight, Grid(format, MinMax()), None).weight.zero_point
+    groups = weight.double().view(16, 4, 64)
+    low = groups.amin(2, keepdim=True)
+    steps = groups * largest / (groups.amax(2, keepdim=True) - low)
+    zero = -low * largest / (groups.amax(2, keepdim=True) - low)
+    zero = zero.round() if rounded else zero
+    codes = (steps + zero).round().clamp(0, largest)
+    torch.testing.assert_close(actual.double(), (codes - steps).mean(2), rtol=0, atol=1e-4)
 
 
 def weights(rows: int = 16, columns: int = 256) -> torch.Tensor:

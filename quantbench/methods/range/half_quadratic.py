@@ -8,6 +8,7 @@ from torch import Tensor
 from quantbench.formats import Format, GroupParams, IntFormat
 from quantbench.methods.range.search import better_of, fit_in_chunks, row_chunks
 
+_ROUNDED_BITS = 4
 _SETTLED = 1e-3  # of a step; float16 resolves a zero-point between 2 and 4 to 2e-3
 
 
@@ -29,6 +30,10 @@ class HalfQuadratic:
     Residuals below beta^(-1 / (2 - lp_norm)), 0.17 with the defaults, are shrunk to zero: weights much smaller than
     that give e = 0 everywhere, and the iterations centre the errors of each group on zero.
 
+    rounded_start: whether the zero-point starts at an integer, so that zero is a value of the grid (it then moves
+    little); None: with 4 bits alone, as the package's layers do. On SmolLM2-135M at 4 bits it takes a tenth off the
+    perplexity.
+
     Groups lie along the input channels (the package's axis=1); its axis=0, groups along the outputs, is not covered.
     """
 
@@ -36,6 +41,7 @@ class HalfQuadratic:
     beta: float = 10.0
     kappa: float = 1.01
     iterations: int = 20
+    rounded_start: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.lp_norm <= 1:
@@ -50,7 +56,8 @@ class HalfQuadratic:
     def refine(self, weight: Tensor, params: GroupParams, format: Format) -> GroupParams:
         """A better grid for each row: weight [rows, g], params [rows, 1]."""
         if isinstance(format, IntFormat) and format.real_zero_point:
-            zero_point = params.zero_point.clone()
+            rounded = format.bits == _ROUNDED_BITS if self.rounded_start is None else self.rounded_start
+            zero_point = params.zero_point.round() if rounded else params.zero_point.clone()
             for rows in row_chunks(weight):
                 zero_point[rows] = self._moved_zero_point(
                     weight[rows], params.scale[rows], zero_point[rows], format.max_code
