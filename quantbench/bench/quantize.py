@@ -132,8 +132,8 @@ def _run(wanted: list[Match], setting: Setting, args: argparse.Namespace) -> dic
 def _table(wanted: list[Match], setting: Setting, failures: dict[str, str]) -> list[str]:
     """Markdown: seconds, ratio and paired perplexity difference of each comparison."""
     lines = [
-        "| method | bits | ours, s | theirs, s | times faster | target | ppl ours | ppl theirs | ratio - 1 (95 %) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| method | bits | ours, s | theirs, s | times faster | without loading | target | ppl ours | ppl theirs | ratio - 1 (95 %) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     notes = list(failures.values())
     for match in wanted:
@@ -147,14 +147,17 @@ def _table(wanted: list[Match], setting: Setting, failures: dict[str, str]) -> l
 
 def _cells(match: Match, ours: Result, theirs: Result) -> list[str]:
     method, bits = match.ours.name.removeprefix("ours-").rsplit("-w", 1)
-    seconds = [_median(result) for result in (ours, theirs)]
-    ratio = seconds[1] / seconds[0] if seconds[0] and seconds[1] else None
+    seconds = [_median(result, "seconds") for result in (ours, theirs)]
+    alone = [_median(result, "quantize_seconds") for result in (ours, theirs)]
     perplexity = [math.exp(statistics.fmean(result.nll)) if result.nll else None for result in (ours, theirs)]
     return [
         method,
         bits,
         *(_number(value, 1) for value in seconds),
-        _number(ratio, 2),
+        *(
+            _number(theirs_took / ours_took if ours_took and theirs_took else None, 2)
+            for ours_took, theirs_took in (seconds, alone)
+        ),
         _number(match.target, 0),
         *(_number(value, 3) for value in perplexity),
         _difference(ours, theirs),
@@ -189,8 +192,9 @@ def _method(match: Match) -> str:
     return match.ours.name.removeprefix("ours-").rsplit("-w", 1)[0]
 
 
-def _median(result: Result) -> float | None:
-    return statistics.median(run["seconds"] for run in result.runs) if result.runs else None
+def _median(result: Result, key: str) -> float | None:
+    known = [run[key] for run in result.runs if key in run]
+    return statistics.median(known) if known else None
 
 
 def _number(value: float | None, places: int) -> str:
