@@ -132,7 +132,8 @@ def _run(wanted: list[Match], setting: Setting, args: argparse.Namespace) -> dic
 def _table(wanted: list[Match], setting: Setting, failures: dict[str, str]) -> list[str]:
     """Markdown: seconds, ratio and paired perplexity difference of each comparison."""
     lines = [
-        "| method | bits | ours, s | theirs, s | times faster | without loading | target | ppl ours | ppl theirs | ratio - 1 (95 %) |",
+        "| method | bits | ours, s | theirs, s | times faster | without loading | target | ppl ours | ppl theirs "
+        "| ratio - 1 (95 %) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     notes = list(failures.values())
