@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantbench.errors import InputError, QuantizationError
+from quantbench.signals import EXIT_CODE, Terminated, terminable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,20 +25,23 @@ class JobFailedError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code is 0, 1 for a failed run, 2 for wrong input."""
+    """Run one command line; the exit code is 0, 1 for a failed run, 2 for wrong input, 143 for SIGTERM."""
     # Hydra's parser wants its flags before or after all key=value arguments, not among them.
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))
     try:
-        if arguments and arguments[0] in VERBS:
-            return int(importlib.import_module(VERBS[arguments[0]]).main(arguments[1:]))
-        return _run_jobs(arguments)
+        with terminable():
+            if arguments and arguments[0] in VERBS:
+                return int(importlib.import_module(VERBS[arguments[0]]).main(arguments[1:]))
+            return _run_jobs(arguments)
     except InputError as error:
         return _fail(error, 2)
     except JobFailedError as error:
         return int(error.args[0])
     except KeyboardInterrupt:
         return _fail("interrupted: nothing of the unfinished run is stored", 130)
+    except Terminated:
+        return _fail("terminated: nothing of the unfinished run is stored", EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

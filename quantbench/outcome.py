@@ -1,6 +1,7 @@
 """What a run found out, and the identity under which it is recorded."""
 
 import json
+import socket
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,9 +13,11 @@ from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import CalibrationSet, contamination
 from quantbench.label import Label
 from quantbench.measurement import Measurement
+from quantbench.models.identity import ModelIdentity
 from quantbench.models.walk import VariantResult
 from quantbench.session import Reference
 from quantbench.stages import Stages
+from quantbench.store.failures import Failure
 from quantbench.store.identity import git_state, machine, versions
 from quantbench.store.record import RunIdentity
 
@@ -79,6 +82,34 @@ def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outc
         seconds=json.dumps(stages.seconds),
         peak_memory=json.dumps(stages.peak_memory),
         notes=json.dumps(notes),
+    )
+
+
+def failure(
+    config: RunConfig, label: Label, identifier: str, model: ModelIdentity, error: Exception, stages: Stages
+) -> Failure:
+    """The record of a run that failed."""
+    commit, dirty = git_state(Path(__file__).parent)
+    quantizes = config.rounding.quantizes
+    return Failure(
+        run_id=identifier,
+        error=type(error).__name__,
+        reason=" ".join(str(error).split()) or type(error).__name__,
+        stage=stages.current,
+        method=label.method,
+        variant=label.variant,
+        bits=config.format.bits if quantizes else None,
+        group_size=config.format.group_size if quantizes else None,
+        model=model.name,
+        model_revision=model.revision,
+        device=device_name(stages.device),
+        host=socket.gethostname(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        config=asdict(config),
+        seconds=stages.seconds,
+        versions=versions(),
+        git_commit=commit,
+        git_dirty=dirty,
     )
 
 

@@ -26,7 +26,7 @@ from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import VariantResult, quantize
-from quantbench.outcome import Outcome, run_identity, unquantized_parameters
+from quantbench.outcome import Outcome, failure, run_identity, unquantized_parameters
 from quantbench.paths import usable_cache_dir
 from quantbench.report.terminal import show_run
 from quantbench.session import Reference, Session
@@ -45,7 +45,7 @@ def run(config: RunConfig, label: Label, session: Session) -> None:
 
     Raises:
         InputError: something the user gave is wrong.
-        QuantizationError: the run cannot go on; nothing of it is stored.
+        QuantizationError: the run cannot go on; its failure is kept.
     """
     device = pick_device(config.device)
     store = Store(config.results_dir)
@@ -58,6 +58,28 @@ def run(config: RunConfig, label: Label, session: Session) -> None:
         _show_stored(store, identifier)
         return
     stages = Stages(device)
+    with store.attempt(
+        identifier,
+        describe=lambda error: failure(config, label, identifier, model, error, stages),
+        waiting=lambda owner: print(f"Run {identifier} is being computed by {owner}; waiting."),
+    ):
+        if store.exists(identifier) and not config.force and config.save is None:  # by the job that was waited for
+            _show_stored(store, identifier)
+            return
+        _compute_and_store(config, label, identifier, model, store, stages, cache, session)
+
+
+def _compute_and_store(
+    config: RunConfig,
+    label: Label,
+    identifier: str,
+    model: ModelIdentity,
+    store: Store,
+    stages: Stages,
+    cache: Path,
+    session: Session,
+) -> None:
+    device = stages.device
     try:
         outcome = _compute(config, model, device, stages, cache, session)
     except RuntimeError as error:

@@ -15,12 +15,14 @@ class Stages:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.current = "start"
         self.seconds: dict[str, float] = {}
         self.peak_memory: dict[str, dict[str, int]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what runs inside."""
+        """Measure what runs inside; ``current`` is its name from then on, so that a failure can say where it was."""
+        self.current = name
         _reset_host_peak()
         cuda = self.device.type == "cuda"
         if cuda:

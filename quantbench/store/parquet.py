@@ -1,23 +1,30 @@
 """One parquet file per run, written so that a run is either complete or absent, and read all at once."""
 
-import errno
-import fcntl
 import logging
-import os
-import socket
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantbench.errors import InputError
 from quantbench.measurement import Measurement
+from quantbench.store import failures
+from quantbench.store.claims import Claims, Owner
+from quantbench.store.failures import Failure
+from quantbench.store.files import (
+    locked,
+    one_line,
+    prepare_folder,
+    replace,
+    reported,
+    sync_folder,
+    temporary,
+    write_table,
+)
 from quantbench.store.record import (
     RUN_SCHEMA,
     SAMPLES_SCHEMA,
@@ -32,8 +39,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
-
-_FOREIGN_HOST_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.claims = Claims(self.root / "running")
 
     def paths(self, run_id: str) -> RunPaths:
         """Where the run's files are, or would be."""
@@ -69,12 +75,9 @@ class Store:
         Raises:
             InputError: the folder cannot be created or written.
         """
-        with _reported(f"write results to {self.root}"):
+        with reported(f"write results to {self.root}"):
             for folder in (self.root / "runs", self.root / "samples"):
-                folder.mkdir(parents=True, exist_ok=True)
-                _clean(folder)
-                with _temporary(folder / "probe") as probe:
-                    probe.write_bytes(b"probe")
+                prepare_folder(folder)
 
     def write(self, identity: RunIdentity, measurements: Sequence[Measurement]) -> RunPaths:
         """Store the run, replacing an older result of the same run id.
@@ -86,21 +89,55 @@ class Store:
         paths = self.paths(identity.run_id)
         self.check_writable()
         with (
-            _reported(f"write run {identity.run_id} to {self.root}"),
-            _temporary(paths.run) as new_run,
-            _temporary(paths.samples) as new_samples,
+            reported(f"write run {identity.run_id} to {self.root}"),
+            temporary(paths.run) as new_run,
+            temporary(paths.samples) as new_samples,
         ):
-            _write_synced(samples, new_samples)
-            _write_synced(run, new_run)
-            with _locked(self.root / "runs"):
+            write_table(samples, new_samples)
+            write_table(run, new_run)
+            # Another job's pair of files must not land between our two renames.
+            with locked(self.root / "runs"):
                 # An older run file must not stand beside newer samples, not even for a moment.
                 paths.run.unlink(missing_ok=True)
-                _sync_folder(paths.run.parent)
-                os.replace(new_samples, paths.samples)
-                _sync_folder(paths.samples.parent)
-                os.replace(new_run, paths.run)
-                _sync_folder(paths.run.parent)
+                sync_folder(paths.run.parent)
+                replace(new_samples, paths.samples)
+                replace(new_run, paths.run)
+                self._failure_path(identity.run_id).unlink(missing_ok=True)
         return paths
+
+    @contextmanager
+    def attempt(
+        self, run_id: str, *, describe: Callable[[Exception], Failure], waiting: Callable[[Owner], None]
+    ) -> Iterator[None]:
+        """Compute the run inside: no other job does meanwhile, and what stops it is kept as its failure.
+
+        A job that has the run already is waited for (``waiting`` is told whose it is), so look again whether the run is
+        stored. An interrupt leaves nothing: the run is missing again.
+        """
+        with self.claims.held(run_id, waiting=waiting):
+            try:
+                yield
+            except Exception as error:
+                with suppress(InputError):  # a full disk must not hide why the run failed
+                    self.write_failure(describe(error))
+                raise
+
+    def write_failure(self, failure: Failure) -> Path:
+        """Keep why a run failed, until it succeeds; an older result of the same run stays.
+
+        Raises:
+            InputError: the disk refuses.
+        """
+        with reported(f"write the failure of run {failure.run_id} to {self.root}"):
+            return failures.write(self.root / "failures", failure)
+
+    def failures(self) -> list[Failure]:
+        """Runs that failed and have no result."""
+        found = failures.read_all(self.root / "failures")
+        return [failure for failure in found if not self.exists(failure.run_id)]
+
+    def _failure_path(self, run_id: str) -> Path:
+        return self.root / "failures" / f"{run_id}.json"
 
     def read(self, run_id: str) -> tuple[RunIdentity, list[Measurement]]:
         """One stored run; its measurements come without samples.
@@ -124,7 +161,7 @@ class Store:
         try:
             return _to_frame(pq.read_table(path, schema=SAMPLES_SCHEMA))
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: {_one_line(error)}; recompute it with force=true") from error
+            raise InputError(f"{path}: {one_line(error)}; recompute it with force=true") from error
 
     def load(self) -> "pd.DataFrame":
         """Rows of every stored run: ``load(root)``."""
@@ -170,7 +207,7 @@ def _read_run_file(path: Path) -> tuple[pa.Table | None, str]:
             return None, f"not a run file of schema version {SCHEMA_VERSION}"
         return table.cast(RUN_SCHEMA), ""
     except (pa.ArrowException, OSError, ValueError) as error:
-        return None, _one_line(error)
+        return None, one_line(error)
 
 
 def _to_frame(table: pa.Table) -> "pd.DataFrame":
@@ -179,82 +216,3 @@ def _to_frame(table: pa.Table) -> "pd.DataFrame":
     # numpy has no missing integer: bits=4 must not become 4.0 because full precision has none.
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     return table.to_pandas(types_mapper=nullable.get)
-
-
-def _write_synced(table: pa.Table, path: Path) -> None:
-    with path.open("wb") as file:
-        # A run is a handful of rows: dictionaries and statistics only make the file bigger and slower to open.
-        pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """A name beside ``target`` that says who writes it; what is left there at the end is removed."""
-    path = target.with_name(f".{target.name}@{socket.gethostname()}@{os.getpid()}@{uuid4().hex}.tmp")
-    try:
-        yield path
-    finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _clean(folder: Path) -> None:
-    """Remove temporary files whose writer is dead; on another machine, whose writer has been silent for a day."""
-    for path in folder.glob(".*.tmp"):
-        _, host, process, _ = [*path.name.split("@"), "", "", ""][:4]
-        with suppress(OSError):
-            if host == socket.gethostname():
-                stale = process.isdigit() and not _alive(int(process))
-            else:
-                stale = time.time() - path.stat().st_mtime > _FOREIGN_HOST_SECONDS
-            if stale:
-                path.unlink()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: another job's pair of files must not land between our two renames."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            # Some network file systems have no locks; only two jobs computing the same run at once need one.
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
-                raise
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _reported(action: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot {action}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(reason.split())

@@ -20,8 +20,14 @@ _ARROW_TYPES: Mapping[type, pa.DataType] = {
     float: pa.float64(),
     bool: pa.bool_(),
 }
-_RUN_ID = re.compile(r"[0-9A-Za-z_-]+")
+_RUN_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")
 _JSON_COLUMNS = ("config", "versions", "seconds", "peak_memory", "notes")
+
+
+def check_run_id(run_id: str) -> None:
+    """Refuse an id that cannot be a file name, or whose file would lie outside the store."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise ValueError(f"run_id={run_id!r}: letters, digits, - and _ are allowed, 128 at most")
 
 
 def _column(doc: str) -> Any:
@@ -76,8 +82,7 @@ class RunIdentity:
     schema_version: int = field(default=SCHEMA_VERSION, metadata={"doc": "version of this schema"})
 
     def __post_init__(self) -> None:
-        if not _RUN_ID.fullmatch(self.run_id):
-            raise ValueError(f"run_id={self.run_id!r}: letters, digits, - and _ are allowed")
+        check_run_id(self.run_id)
         for name in _JSON_COLUMNS:
             json.loads(getattr(self, name))
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from quantbench.measurement import Measurement, Samples
+from quantbench.store.failures import Failure
 from quantbench.store.record import RunIdentity
 
 _UNCALIBRATED = {
@@ -83,3 +84,27 @@ def with_samples(offset: float = 0.0) -> list[Measurement]:
         perplexity(float(np.exp(nll.mean())), samples=windows),
         Measurement("acc", "facts", 0.75, "fraction", 4, stderr=0.25, higher_is_better=True, samples=items),
     ]
+
+
+def failure(**changes) -> Failure:
+    fields = {
+        "run_id": "a1",
+        "error": "QuantizationError",
+        "reason": "model.layers.0: not positive definite",
+        "stage": "quantize",
+        "method": "gptq",
+        "variant": "",
+        "bits": 4,
+        "group_size": 64,
+        "model": "tiny",
+        "model_revision": "sha256:0123456789abcdef",
+        "device": "cpu",
+        "host": "here",
+        "created": "2026-01-02T03:04:05+00:00",
+        "config": {"rounding": {"damp_percent": 0.01}},
+        "seconds": {"load": 1.25},
+        "versions": {"python": "3.11"},
+        "git_commit": "f" * 40,
+        "git_dirty": False,
+    }
+    return Failure(**(fields | changes))
