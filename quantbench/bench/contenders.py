@@ -28,12 +28,14 @@ class Match:
 
 _GPTQ = ("method=gptq_llmcompressor", "symmetric=false", "rounding.true_sequential=true")
 _ACT_ORDER = ("method=gptq", "rounding.act_order=true", "rounding.true_sequential=true")
+_AUTOROUND = ("method=autoround_light", "symmetric=false")
 
 
 def matches(bits: tuple[int, ...]) -> list[Match]:
     """The comparisons at each width: same tokens, asymmetric groups of 64, every linear of the decoder blocks.
 
-    AWQ sees 16 windows on both sides. 50 steps a block on both sides of AutoRound. ``gptq`` is the library's setting;
+    AWQ sees 16 windows on both sides. AutoRound takes 50 or 20 steps a block.
+    ``gptq`` is the library's setting;
     ``gptq_act_order`` fits each group when its first column is reached, which needs a group index; ``_64`` gets half of
     the windows, against all of them on the other side.
     """
@@ -48,7 +50,10 @@ def matches(bits: tuple[int, ...]) -> list[Match]:
             _match("awq_linear", ("method=awq", "transform.objective=linear"), "llmcompressor", ("--method", "awq"),
                    width, samples=16, target=5),
             _match("hqq", ("method=hqq",), "hqq", (), width, target=3),
-            _match("autoround", ("method=autoround_light", "symmetric=false"), "autoround", (), width, target=1),
+            _match("autoround", (*_AUTOROUND, "rounding.iterations=50"), "autoround", ("--iterations", "50"), width,
+                   target=1),
+            _match("autoround_20", (*_AUTOROUND, "rounding.iterations=20"), "autoround", ("--iterations", "20"), width,
+                   target=1),
             _match("rtn", ("method=rtn",), "llmcompressor", ("--method", "rtn"), width),
         ]  # fmt: skip
     return found

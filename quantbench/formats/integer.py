@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from quantbench.formats.base import Format, GroupParams
+from quantbench.formats.scaled import SCALE_DTYPES
 
 MIN_BITS, MAX_BITS = 2, 8
-_FLOAT_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass
@@ -37,10 +37,10 @@ class IntFormat(Format):
         super().__post_init__()
         if not MIN_BITS <= self.bits <= MAX_BITS:
             raise ValueError(f"bits={self.bits}: allowed for integers are {MIN_BITS} to {MAX_BITS}")
-        if self.scale_dtype not in _FLOAT_DTYPES:
-            raise ValueError(f"format.scale_dtype={self.scale_dtype}: allowed are {', '.join(_FLOAT_DTYPES)}")
-        if self.zero_point_dtype not in ("int", *_FLOAT_DTYPES):
-            allowed = ", ".join(("int", *_FLOAT_DTYPES))
+        if self.scale_dtype not in SCALE_DTYPES:
+            raise ValueError(f"format.scale_dtype={self.scale_dtype}: allowed are {', '.join(SCALE_DTYPES)}")
+        if self.zero_point_dtype not in ("int", *SCALE_DTYPES):
+            allowed = ", ".join(("int", *SCALE_DTYPES))
             raise ValueError(f"format.zero_point_dtype={self.zero_point_dtype}: allowed are {allowed}")
         if self.symmetric and self.real_zero_point:
             raise ValueError(f"format.zero_point_dtype={self.zero_point_dtype}: allowed only with symmetric=false")
@@ -53,7 +53,7 @@ class IntFormat(Format):
 
     @property
     def storage_dtype(self) -> torch.dtype:
-        return _FLOAT_DTYPES[self.scale_dtype]
+        return SCALE_DTYPES[self.scale_dtype]
 
     @property
     def real_zero_point(self) -> bool:
@@ -76,7 +76,7 @@ class IntFormat(Format):
     def rounded_zero_point(self, zero_point: Tensor) -> Tensor:
         """A zero-point as it is stored: a code, or a real number of ``zero_point_dtype``."""
         if self.real_zero_point:
-            return zero_point.to(_FLOAT_DTYPES[self.zero_point_dtype]).float()
+            return zero_point.to(SCALE_DTYPES[self.zero_point_dtype]).float()
         return torch.round(zero_point).clamp_(0, self.max_code)
 
     def encode(self, weight: Tensor, params: GroupParams) -> Tensor:
@@ -90,7 +90,7 @@ class IntFormat(Format):
 
     def _pack_zero_point(self, zero_point: Tensor) -> Tensor:
         if self.real_zero_point:
-            return zero_point.to(_FLOAT_DTYPES[self.zero_point_dtype])
+            return zero_point.to(SCALE_DTYPES[self.zero_point_dtype])
         return super()._pack_zero_point(zero_point)
 
     def _unpack_zero_point(self, packed: Tensor, groups: int) -> Tensor:

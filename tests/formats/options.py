@@ -20,9 +20,17 @@ def preset_numbers(method: str) -> dict:
 
 
 def natural_numbers(option: str) -> dict:
-    """Bits and group size that a format is made for: its preset's, otherwise its class's."""
+    """Bits and group size that a format is made for: those of a preset that selects it, otherwise its class's."""
     own = {f.name: f.default for f in fields(_class(option)) if f.name in NUMBERS}
-    return own | (preset_numbers(option) if (conf_dir() / "method" / f"{option}.yaml").is_file() else {})
+    preset = _preset_of(option)
+    return own | ({} if preset is None else preset_numbers(preset))
+
+
+def _preset_of(option: str) -> str | None:
+    """The preset of the format's name, or else the first one that selects it."""
+    presets = sorted((conf_dir() / "method").glob("*.yaml"), key=lambda path: (path.stem != option, path.stem))
+    selecting = f"override /format: {option}\n"
+    return next((path.stem for path in presets if path.stem == option or selecting in path.read_text()), None)
 
 
 @cache
