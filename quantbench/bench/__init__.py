@@ -1,11 +1,11 @@
-"""``python -m quantbench bench``: how long things take, beside those who do the same."""
+"""``python -m quantbench bench``: how long things take and how true they are, beside others or the truth."""
 
 import importlib
 from collections.abc import Sequence
 
 from quantbench.errors import InputError
 
-BENCHMARKS = {"quantize": "quantbench.bench.quantize"}
+BENCHMARKS = {"quantize": "quantbench.bench.quantize", "coverage": "quantbench.bench.coverage"}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -173,10 +173,10 @@ def _difference(ours: Result, theirs: Result) -> str:
 
     from quantbench.statistics import paired_difference
 
-    interval = paired_difference(np.array(ours.nll), np.array(theirs.nll), np.ones(len(ours.nll))).map_exp()
-    if interval.low is None or interval.high is None:
-        return f"{interval.value - 1:+.2%}"
-    return f"{interval.value - 1:+.2%} ({interval.low - 1:+.2%} to {interval.high - 1:+.2%})"
+    found = paired_difference(ours.nll, theirs.nll, np.ones(len(ours.nll)))
+    if found.ratio_low is None or found.ratio_high is None:
+        return f"{found.ratio - 1:+.2%}"
+    return f"{found.ratio - 1:+.2%} ({found.ratio_low - 1:+.2%} to {found.ratio_high - 1:+.2%})"
 
 
 def _solver_line(repeats: int) -> str:

@@ -34,7 +34,7 @@ def corpus_measurements(
                      baseline=full_value, samples=samples)
     ]  # fmt: skip
     if full is not None:
-        ratio = paired_difference(values, full, weights).map_exp()
+        ratio = paired_difference(values, full, weights).interval().map_exp()
         found.append(_measurement("perplexity_ratio", task, ratio, "ratio", targets, baseline=1.0))
     if kl is not None:
         found.append(_over_targets("kl_divergence", task, window_set, kl, "nats", full=0.0))

@@ -58,7 +58,7 @@ def test_measurements_equal_direct_computation_from_both_models(tmp_path: Path) 
     np.testing.assert_allclose(found["perplexity"].samples.values, quantized, rtol=1e-5)
     np.testing.assert_allclose(found["perplexity"].samples.baseline, full, rtol=1e-5)
     assert found["perplexity_ratio"].value == pytest.approx(math.exp((quantized - full).mean()), rel=1e-5)
-    expected = paired_difference(quantized, full, np.ones(len(full))).map_exp()
+    expected = paired_difference(quantized, full, np.ones(len(full))).interval().map_exp()
     assert (found["perplexity_ratio"].ci_low, found["perplexity_ratio"].ci_high) == pytest.approx(
         (expected.low, expected.high), rel=1e-5
     )

@@ -1,4 +1,4 @@
-"""Confidence intervals of means over windows and items."""
+"""Confidence intervals of means over independent windows and items."""
 
 from dataclasses import dataclass
 
@@ -44,18 +44,12 @@ def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> 
         return Interval(mean, None, None, None)
     residuals = weights * (values - mean)
     stderr = float(np.sqrt((residuals**2).sum() * count / (count - 1)) / total)
-    half = _t_quantile(count - 1) * stderr
+    half = t_quantile(count - 1) * stderr
     return Interval(mean, stderr, mean - half, mean + half)
 
 
-def paired_difference(
-    values: NDArray[np.float64], baseline: NDArray[np.float64], weights: NDArray[np.float64]
-) -> Interval:
-    """Mean of ``values - baseline`` over the same samples: the text's own difficulty cancels."""
-    return weighted_mean(np.asarray(values) - np.asarray(baseline), weights)
-
-
-def _t_quantile(degrees: int) -> float:
+def t_quantile(degrees: float) -> float:
+    """Student's t at the upper end of a two-sided 95 % interval."""
     from scipy.stats import t
 
     return float(t.ppf(0.5 + CONFIDENCE / 2, degrees))
