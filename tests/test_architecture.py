@@ -11,14 +11,16 @@ ROOT = Path(quantbench.__file__).parent
 NEUTRAL = {"errors", "progress", "measurement", "statistics", "paths", "axes", "arguments"}
 ALLOWED = {
     "formats": {"formats"},
-    "methods": {"formats", "methods"},
-    "models": {"formats", "methods", "models"} | NEUTRAL,
+    "kernels": {"formats", "kernels"},
+    "methods": {"formats", "kernels", "methods"},
+    "models": {"formats", "kernels", "methods", "models"} | NEUTRAL,
     "data": {"data"} | NEUTRAL,
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,
     "report": {"report", "store"} | NEUTRAL,
-    "bench": {"bench", "formats", "methods", "models", "data", "evaluation", "config"} | NEUTRAL,
+    "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config"} | NEUTRAL,
 }
+TRITON = {"triton.py", "numeric.py", "compiled.py"}  # the files of kernels/ that may need it
 OWNERS = {"hydra": {"config", "__main__"}, "omegaconf": {"config", "__main__"}, "wandb": {"store"}}
 NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths")
 
@@ -63,10 +65,21 @@ def test_report_and_store_need_no_torch():
             assert not any(name.split(".")[0] in ("torch", "transformers") for name in imports(path)), path
 
 
-def test_methods_and_formats_need_torch_and_the_standard_library_alone():
+def test_math_needs_torch_and_the_standard_library_alone():
     import sys
 
     for path in FILES:
-        if part_of(path) in ("formats", "methods"):
-            roots = {name.split(".")[0] for name in imports(path)} - {"torch", "quantbench"}
+        if part_of(path) in ("formats", "kernels", "methods"):
+            extra = {"triton"} if part_of(path) == "kernels" and path.name in TRITON else set()
+            roots = {name.split(".")[0] for name in imports(path)} - {"torch", "quantbench"} - extra
             assert roots <= set(sys.stdlib_module_names), (path.relative_to(ROOT), roots)
+
+
+def test_kernels_can_be_imported_without_triton():
+    import subprocess
+    import sys
+
+    names = [".".join(p.relative_to(ROOT.parent).with_suffix("").parts) for p in FILES if part_of(p) == "kernels"]
+    wanted = [name for name in names if name.split(".")[-1] not in ("triton", "numeric")]
+    hidden = "import sys; sys.modules['triton'] = None\n" + "\n".join(f"import {name}" for name in wanted)
+    subprocess.run([sys.executable, "-c", hidden], check=True)

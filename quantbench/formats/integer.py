@@ -61,6 +61,11 @@ class IntFormat(Format):
         return self.zero_point_dtype != "int"
 
     @property
+    def real_zero_dtype(self) -> torch.dtype:
+        """What a real zero-point is stored in; fp32 where it is a code."""
+        return SCALE_DTYPES.get(self.zero_point_dtype, torch.float32)
+
+    @property
     def max_code(self) -> int:
         """The largest code, 2^bits - 1."""
         return 2**self.bits - 1
@@ -76,7 +81,7 @@ class IntFormat(Format):
     def rounded_zero_point(self, zero_point: Tensor) -> Tensor:
         """A zero-point as it is stored: a code, or a real number of ``zero_point_dtype``."""
         if self.real_zero_point:
-            return zero_point.to(SCALE_DTYPES[self.zero_point_dtype]).float()
+            return zero_point.to(self.real_zero_dtype).float()
         return torch.round(zero_point).clamp_(0, self.max_code)
 
     def encode(self, weight: Tensor, params: GroupParams) -> Tensor:
@@ -90,7 +95,7 @@ class IntFormat(Format):
 
     def _pack_zero_point(self, zero_point: Tensor) -> Tensor:
         if self.real_zero_point:
-            return zero_point.to(SCALE_DTYPES[self.zero_point_dtype])
+            return zero_point.to(self.real_zero_dtype)
         return super()._pack_zero_point(zero_point)
 
     def _unpack_zero_point(self, packed: Tensor, groups: int) -> Tensor:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantbench.formats import Format, GroupParams, QuantizedWeight, Settled
+from quantbench.formats import Format, GroupParams, IntFormat, QuantizedWeight, Settled
+from quantbench.kernels import rtn
 from quantbench.methods.curvature import Curvature
 from quantbench.methods.range.base import Range
+from quantbench.methods.range.minmax import MinMax
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Grid:
 
     def nearest(self, weight: Tensor, curvature: Curvature | None) -> QuantizedWeight:
         """Round-to-nearest of a matrix [rows, in]."""
+        if isinstance(self.format, IntFormat) and isinstance(self.range, MinMax) and not self.format.per_tensor:
+            return QuantizedWeight(self.format, *rtn.quantize(weight, self.format))
         return self.encode(weight, self.fit_groups(weight, curvature))
 
     def encode(self, weight: Tensor, settled: Settled) -> QuantizedWeight:

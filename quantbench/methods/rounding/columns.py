@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from quantbench.formats import GroupParams, Outliers, QuantizedWeight, Settled
-from quantbench.formats.outliers import stored_value
+from quantbench.kernels.gptq import piece_length, quantize_piece
 from quantbench.methods.curvature import Curvature
 from quantbench.methods.grid import Grid
-
-_PIECE = 32  # columns whose errors reach each other one by one; longer pieces do more of the work column by column
 
 
 class ColumnLoop:
@@ -47,16 +45,14 @@ class ColumnLoop:
         self.curvature = curvature if order is None else curvature.columns(order)
         self.codes = torch.empty(self.columns.shape, dtype=torch.uint8, device=weight.device)
         self.groups = grid.format.group_slices(count)
-        size = grid.format.group_size or count
+        self.group_size = grid.format.group_size or count
         # With static groups a permuted column keeps the group of its original place; otherwise groups follow the order.
-        self.group_index = (original if static is not None else torch.arange(count, device=weight.device)) // size
+        places = original if static is not None else torch.arange(count, device=weight.device)
+        self.group_index = places // self.group_size
         self.group_of: list[int] = self.group_index.tolist()
         self.fitted: list[Settled] = []
-        self.params: dict[int, GroupParams] = {}
         if static is not None:
-            # the loop reads a group's parameters once a column: each [out] contiguous
-            params = static.params.map(lambda t: t.transpose(0, 1).contiguous().transpose(0, 1))
-            self.params = {group: params.at(group) for group in range(len(self.groups))}
+            self.params = _by_group(static.params)
 
     def run(self, block_size: int) -> QuantizedWeight:
         """Quantize every column.
@@ -66,23 +62,24 @@ class ColumnLoop:
         """
         errors = torch.empty_like(self.columns)
         for block in self._blocks(block_size):
-            for piece in self._blocks(_PIECE, block):
+            for piece in self._pieces(block):
                 self._quantize_piece(piece, errors)
                 self._spread(piece, slice(piece.stop, block.stop), errors)
             self._spread(block, slice(block.stop, len(errors)), errors)
         return self._result()
 
     def _quantize_piece(self, piece: slice, errors: Tensor) -> None:
-        """Quantize columns one after the other; ``errors`` [in, out] gets what each did, over the factor's diagonal."""
-        block = self.factor[piece, piece]
-        rows, pivots = block.unbind(), block.diagonal().tolist()
-        columns, lost = self.columns[piece], errors[piece].unbind()
-        for i, column in enumerate(columns.unbind()):
-            torch.sub(column, self._quantize(piece.start + i, column), out=lost[i]).div_(pivots[i])
-            # GPTQ, eq. 3: the not yet quantized columns take their share of the error
-            columns[i + 1 :].addr_(rows[i][i + 1 :], lost[i], alpha=-1)
-            if self.correction is not None:
-                columns[i + 1 :].addr_(self.correction[piece.start + i, piece.start + i + 1 : piece.stop], column)
+        """Store the codes of some columns; ``errors`` [in, out] gets what each did, over the factor's diagonal."""
+        params, groups = self._params(piece)
+        self.codes[piece], errors[piece] = quantize_piece(
+            self.columns[piece],
+            self.factor[piece, piece],
+            params,
+            groups,
+            self.grid.format,
+            correction=None if self.correction is None else self.correction[piece, piece],
+            keep=None if self.keep is None else self.keep[piece],
+        )
 
     def _spread(self, done: slice, rest: slice, errors: Tensor) -> None:
         """Hand the errors of quantized columns to others (GPTQ, eq. 4)."""
@@ -90,40 +87,43 @@ class ColumnLoop:
         if self.correction is not None:
             self.columns[rest].addmm_(self.correction[done, rest].T, self.columns[done])
 
-    def _quantize(self, i: int, column: Tensor) -> Tensor:
-        """Store the codes of column i, which now is ``column`` [out], and return the values they stand for."""
-        params = self._params(self.group_of[i], i)
-        code = self.grid.format.encode(column, params)
-        self.codes[i] = code
-        value = self.grid.format.decode(code, params)
-        return value if self.keep is None else torch.where(self.keep[i], stored_value(column), value)
-
-    def _blocks(self, length: int, within: slice | None = None) -> list[slice]:
+    def _blocks(self, length: int) -> list[slice]:
         """Spans of at most ``length`` columns (at least a group, when groups are smaller) that end on group borders.
 
-        So a dynamic group never starts on stale weights. within: what to cut, itself such a span; None is the matrix.
+        So a dynamic group never starts on stale weights.
         """
-        whole = within or slice(0, len(self.columns))
-        size = self.grid.format.group_size or len(self.columns)
+        whole = slice(0, len(self.columns))
+        if self.static is None and self.group_size <= length:
+            return _cut(whole, length // self.group_size * self.group_size)
+        return self._spans(whole, length)
+
+    def _pieces(self, block: slice) -> list[slice]:
+        """A block in pieces, each within one dynamic group, whose parameters are thus known when the piece begins."""
+        return self._spans(block, piece_length(self.columns))
+
+    def _spans(self, whole: slice, length: int) -> list[slice]:
+        """Spans of at most ``length`` columns; with dynamic groups each lies within one."""
         if self.static is not None:
             return _cut(whole, length)
-        if size <= length:
-            return _cut(whole, length // size * size)
-        # a span inside one group ends with it
-        borders = range(whole.start - whole.start % size, whole.stop, size)
-        groups = [slice(max(whole.start, start), min(start + size, whole.stop)) for start in borders]
+        borders = range(whole.start - whole.start % self.group_size, whole.stop, self.group_size)
+        groups = [slice(max(whole.start, start), min(start + self.group_size, whole.stop)) for start in borders]
         return [span for group in groups for span in _cut(group, length)]
 
-    def _params(self, group: int, column: int) -> GroupParams:
-        """The group's parameters [out]; a dynamic group is fitted when its first column is reached."""
-        if group not in self.params:
-            span = self.groups[group]
-            assert span.start == column
-            weight = self.columns[span] if self.keep is None else self.columns[span].masked_fill(self.keep[span], 0)
-            fitted = self.grid.fit(weight.T, self.curvature.columns(span))
-            self.fitted.append(self.grid.format.settle(fitted))
-            self.params[group] = self.fitted[group].params.at(0)
-        return self.params[group]
+    def _params(self, piece: slice) -> tuple[GroupParams, list[int]]:
+        """Parameters [groups, out] and which of them each column has; a dynamic group is fitted at its first column."""
+        if self.static is None:
+            group = self.group_of[piece.start]
+            if group == len(self.fitted):
+                self._fit(self.groups[group])
+            return self.params, [0] * (piece.stop - piece.start)
+        return self.params, self.group_of[piece]
+
+    def _fit(self, span: slice) -> None:
+        """Fit the next dynamic group, to its columns as they are now."""
+        weight = self.columns[span] if self.keep is None else self.columns[span].masked_fill(self.keep[span], 0)
+        fitted = self.grid.fit(weight.T, self.curvature.columns(span))
+        self.fitted.append(self.grid.format.settle(fitted))
+        self.params = _by_group(self.fitted[-1].params)
 
     def _result(self) -> QuantizedWeight:
         """Codes back in the original column order."""
@@ -138,6 +138,11 @@ class ColumnLoop:
             self.grid.format, codes.T.contiguous(), settled.params, settled.levels, group_index=group_index
         )
         return quantized if keep is None else replace(quantized, outliers=Outliers.of(columns.T, keep.T))
+
+
+def _by_group(params: GroupParams) -> GroupParams:
+    """Parameters [out, groups] as [groups, out], those of a group contiguous: the loop reads them once a column."""
+    return params.map(lambda t: t.transpose(0, 1).contiguous())
 
 
 def _cut(whole: slice, length: int) -> list[slice]:

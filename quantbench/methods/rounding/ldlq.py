@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from quantbench.formats import QuantizedWeight
+from quantbench.kernels.gptq import quantize_column
 from quantbench.methods.grid import Grid
 from quantbench.methods.rounding.base import Rounded
 from quantbench.methods.rounding.columns import ColumnLoop
@@ -77,7 +78,14 @@ class FeedbackLoop(ColumnLoop):
             for i in range(block.start, block.stop):
                 done = i - block.start
                 self.columns[i] = targets[done].addmv(change[:done].T, self.factor[block.start : i, i])
-                error = self.original[i] - self._quantize(i, self.columns[i])
+                error = self.original[i] - self._quantize(i)
                 change[done] = error - self.errors[i]
                 self.errors[i] = error
         return self._result()
+
+    def _quantize(self, i: int) -> Tensor:
+        """Store the codes of column i as it is now, and return the values [out] that they stand for."""
+        params = self.params.map(lambda t: t[self.group_of[i]])
+        keep = None if self.keep is None else self.keep[i]
+        self.codes[i], value = quantize_column(self.columns[i], params, self.grid.format, keep)
+        return value

@@ -1,0 +1,1 @@
+"""Operations that have a Triton kernel beside their torch reference; importable without Triton."""
