@@ -1,7 +1,9 @@
 """One run, top to bottom: load, calibrate, quantize, evaluate, record."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,8 @@ from quantbench.formats import Format
 from quantbench.label import Label
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.transform import Rotation, Transform
-from quantbench.models.gguf_export import check_exportable, export_gguf
 from quantbench.models.identity import ModelIdentity
-from quantbench.models.load import LoadedModel, identify, load
+from quantbench.models.load import identify, load
 from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
@@ -29,6 +30,7 @@ from quantbench.models.walk import VariantResult, quantize
 from quantbench.outcome import Outcome, failure, run_identity, unquantized_parameters
 from quantbench.paths import usable_cache_dir
 from quantbench.report.terminal import show_run
+from quantbench.saving import check_save, check_saved_model, save
 from quantbench.session import Reference, Session
 from quantbench.stages import Stages
 from quantbench.store.identity import git_state, run_id
@@ -52,6 +54,7 @@ def run(config: RunConfig, label: Label, session: Session) -> None:
     store.check_writable()
     cache = usable_cache_dir()
     check_tasks(config.evaluation, cache_dir=cache)
+    check_save(config)
     model = identify(config.model)
     identifier = run_id(determinants(config, label, model, device.type))
     if store.exists(identifier) and not config.force and config.save is None:
@@ -80,8 +83,13 @@ def _compute_and_store(
     session: Session,
 ) -> None:
     device = stages.device
+
+    def keep(outcome: Outcome) -> None:
+        record = partial(run_identity, config, label, identifier, outcome, stages)
+        save(config, outcome.reference.loaded, outcome.measurements, record, stages)
+
     try:
-        outcome = _compute(config, model, device, stages, cache, session)
+        outcome = _compute(config, model, device, stages, cache, session, keep)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or _HOST_OUT_OF_MEMORY in str(error):
             raise QuantizationError(f"out of memory on {device}: {str(error).splitlines()[0]}") from error
@@ -109,17 +117,25 @@ def _code(commit: str | None, dirty: bool | None) -> str:
 
 
 def _compute(
-    config: RunConfig, identity: ModelIdentity, device: torch.device, stages: Stages, cache: Path, session: Session
+    config: RunConfig,
+    identity: ModelIdentity,
+    device: torch.device,
+    stages: Stages,
+    cache: Path,
+    session: Session,
+    keep: Callable[[Outcome], None],
 ) -> Outcome:
+    """keep: called while the model is still the quantized one."""
     _check_texts(config)
     key = (json.dumps([asdict(config.evaluation), asdict(identity), config.dtype], sort_keys=True), device)
     reference = session.reference(key, lambda: _reference(config, identity, device, stages, cache))
     model: Any = reference.loaded.model
     _check_model(config, model, reference.structure)
     if not config.rounding.quantizes:
-        _save(config, reference.loaded, stages)
         measurements = measure(reference.prepared, reference.base)
-        return Outcome(reference, None, VariantResult(), measurements, device, unquantized_parameters(model))
+        outcome = Outcome(reference, None, VariantResult(), measurements, device, unquantized_parameters(model))
+        keep(outcome)
+        return outcome
     with stages.stage("calibration"):
         calibration = None
         if config.variant().needs_calibration:
@@ -134,8 +150,9 @@ def _compute(
     try:
         with stages.stage("evaluate"):
             measurements = measure(reference.prepared, reference.base, model.to(device))
-        _save(config, reference.loaded, stages)
-        return Outcome(reference, calibration, result, measurements, device, unquantized_parameters(model))
+        outcome = Outcome(reference, calibration, result, measurements, device, unquantized_parameters(model))
+        keep(outcome)
+        return outcome
     finally:
         undo()
         model.to("cpu")
@@ -182,17 +199,9 @@ def _check_texts(config: RunConfig) -> None:
             load_documents(corpus, split)
 
 
-def _save(config: RunConfig, loaded: LoadedModel, stages: Stages) -> None:
-    if config.save is not None:
-        with stages.stage("save"):
-            written = export_gguf(loaded.model, loaded.tokenizer, Path(config.save), name=loaded.identity.name)
-        print(f"Saved {written}")
-
-
 def _check_model(config: RunConfig, model: nn.Module, structure: Structure) -> None:
     """Find out, before anything is computed, what the run would stumble over later."""
-    if config.save is not None:
-        check_exportable(model, Path(config.save), overwrite=config.force)
+    check_saved_model(config, model, structure)
     if config.rounding.quantizes:
         _check_allocation(config, structure)
 

@@ -14,6 +14,7 @@ ALLOWED = {
     "kernels": {"formats", "kernels"},
     "methods": {"formats", "kernels", "methods"},
     "models": {"formats", "kernels", "methods", "models"} | NEUTRAL,
+    "export": {"export", "formats", "models"} | NEUTRAL,
     "data": {"data"} | NEUTRAL,
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,

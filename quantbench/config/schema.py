@@ -18,9 +18,11 @@ from quantbench.axes import AXES
 from quantbench.data.calibration import Calibration
 from quantbench.errors import InputError
 from quantbench.evaluation.config import Evaluation
+from quantbench.export import LAYOUTS
 from quantbench.formats import Format
 from quantbench.methods.activation import Activation
 from quantbench.methods.allocation import Allocation
+from quantbench.methods.grid import Grid
 from quantbench.methods.range import Range
 from quantbench.methods.rounding import Rounding
 from quantbench.methods.transform import Transform
@@ -29,6 +31,7 @@ from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, 
 from quantbench.store.wandb_log import Logger
 
 GROUPS = ("method", *AXES, "model", "calibration", "evaluation", "logger")
+_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json")  # what save cannot mean
 
 
 @dataclass
@@ -37,8 +40,8 @@ class RunConfig:
 
     bits, group_size, symmetric: of the weights' format; stats: what calibration sees (``propagate``: the outputs of
     already quantized blocks, ``fp``: full-precision activations); device: ``auto`` is CUDA when there is one; dtype: of
-    the model while calibrating and scoring; force: recompute a run that is already stored; save: a .gguf file to write
-    the run's model to, for llama.cpp.
+    the model while calibrating and scoring; force: recompute a run that is already stored; save: where to write the
+    run's model: a .gguf file for llama.cpp, or a folder; save_layout: how a folder stores the quantized linears.
     """
 
     bits: int = 4
@@ -51,6 +54,7 @@ class RunConfig:
     results_dir: str = "results"
     force: bool = False
     save: str | None = None
+    save_layout: str = "compressed_tensors"
     format: Format = MISSING
     range: Range = MISSING
     transform: Transform = MISSING
@@ -69,9 +73,27 @@ class RunConfig:
             raise ValueError(f"dtype={self.dtype}: allowed are {', '.join(DTYPES)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: allowed are 0 to 2^32 - 1")
-        if self.save is not None and not self.save.endswith(".gguf"):
-            raise ValueError(f"save={self.save}: allowed is a file name that ends in .gguf, or null")
+        if self.save_layout not in LAYOUTS:
+            raise ValueError(f"save_layout={self.save_layout}: allowed are {', '.join(LAYOUTS)}")
+        if self.save is not None and self.save.endswith(_FILES):
+            raise ValueError(f"save={self.save}: allowed is a folder, a file name that ends in .gguf, or null")
         self.variant().check()
+        if self.saves_folder and self.rounding.quantizes:
+            self._check_layout()
+
+    @property
+    def saves_folder(self) -> bool:
+        """Whether the run's model is written as a folder, in ``save_layout``."""
+        return self.save is not None and not self.save.endswith(".gguf")
+
+    def _check_layout(self) -> None:
+        """Refuse what the layout cannot hold."""
+        grid = Grid(self.format, self.range)
+        LAYOUTS[self.save_layout].check_variant(
+            self.allocation.formats(self.format),
+            keeps_weights=self.allocation.keeps_weights,
+            reorders_groups=self.rounding.index_bytes(grid, 2 * (self.format.group_size or 1)) > 0,
+        )
 
     def variant(self) -> Variant:
         """The run's point in the product of axes."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 8  # eight codes of b bits fill exactly b bytes
+_WORD = 4  # bytes of an int32
 TRITS = 5  # 3^5 = 243 fits a byte
 
 
@@ -40,6 +41,21 @@ def unpack_bits(packed: Tensor, bits: int, columns: int) -> Tensor:
     shifts = torch.arange(_CHUNK, device=packed.device) * bits
     codes = ((words[..., None] >> shifts) & (2**bits - 1)).to(torch.uint8).view(rows, -1)
     return codes[:, :columns].contiguous()
+
+
+def pack_words(codes: Tensor, bits: int) -> Tensor:
+    """:func:`pack_bits` in int32 words, [rows, ceil(columns * bits / 32)]: a code may begin in one and end in the next.
+
+    Raises:
+        ValueError: bits outside 1..8, or a code that does not fit.
+    """
+    packed = pack_bits(codes, bits)
+    padded = torch.nn.functional.pad(packed, (0, -packed.shape[1] % _WORD)).view(-1, _WORD).to(torch.int32)
+    return (
+        (padded << torch.arange(0, 32, 8, dtype=torch.int32, device=codes.device))
+        .sum(-1, dtype=torch.int32)
+        .view(len(packed), -1)
+    )
 
 
 def trit_bytes(columns: int) -> int:

@@ -87,6 +87,12 @@ class RunIdentity:
             json.loads(getattr(self, name))
 
 
+def as_dict(identity: RunIdentity) -> dict[str, Any]:
+    """The columns by name, with those that hold JSON parsed."""
+    row = asdict(identity)
+    return row | {name: json.loads(row[name]) for name in _JSON_COLUMNS}
+
+
 _MEASUREMENT_COLUMNS: Mapping[str, tuple[pa.DataType, bool, str]] = {
     "metric": (pa.string(), False, "what was measured: perplexity, kl_divergence, acc, flips ..."),
     "task": (pa.string(), False, "corpus or lm-eval task it was measured on"),

@@ -1,11 +1,10 @@
 """The copy of a run in Weights & Biases: configuration, summary and tables, online or offline."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,6 @@ _SETTINGS = {
     "finish_timeout": 120,
 }
 _TABLE_COLUMNS = ("metric", "task", "value", "unit", "stderr", "ci_low", "ci_high", "count", "baseline")
-_JSON_COLUMNS = ("config", "versions", "seconds", "peak_memory", "notes")
 
 
 @dataclass
@@ -140,9 +138,9 @@ def _choose(mode: str, *, logged_in: bool) -> tuple[bool, str]:
 
 
 def _config(identity: "RunIdentity", paths: "RunPaths") -> dict[str, Any]:
-    row: dict[str, Any] = asdict(identity)
-    parsed = {name: json.loads(row[name]) for name in _JSON_COLUMNS}
-    return row | parsed | {"parquet": str(paths.run), "samples": str(paths.samples)}
+    from quantbench.store.record import as_dict
+
+    return as_dict(identity) | {"parquet": str(paths.run), "samples": str(paths.samples)}
 
 
 def _summary(measurements: Sequence[Measurement]) -> dict[str, float | int]:

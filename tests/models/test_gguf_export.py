@@ -210,4 +210,4 @@ def test_save_writes_the_runs_model_even_when_the_run_is_stored_and_is_not_part_
     assert main([*common, f"save={tmp_path / 'world.gguf'}"]) == 2
     assert "is already there" in capsys.readouterr().err
     assert main([*common, "save=world.bin"]) == 2
-    assert "allowed is a file name that ends in .gguf" in capsys.readouterr().err
+    assert "allowed is a folder, a file name that ends in .gguf, or null" in capsys.readouterr().err

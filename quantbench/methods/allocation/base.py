@@ -37,6 +37,15 @@ class Allocation(Component):
         """The format of the linear of this dotted name, given the run's."""
         return format
 
+    def formats(self, format: Format) -> list[Format]:
+        """Every format that :meth:`format_of` can return, given the run's."""
+        return [format]
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights of a quantized matrix can stay in 16 bits: whether :meth:`keep` does anything."""
+        return type(self).keep is not Allocation.keep
+
     def keep(self, weight: Tensor, grid: Grid, stats: SiteStats | None) -> Kept:
         """Which weights of one matrix [out, in] stay in 16 bits; stats: the inputs of its site, None where unknown."""
         return Kept()

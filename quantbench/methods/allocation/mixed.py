@@ -65,3 +65,6 @@ class Mixed(Allocation):
 
     def format_of(self, name: str, format: Format) -> Format:
         return replace(format, bits=self.plan[name]) if name in self.plan else format
+
+    def formats(self, format: Format) -> list[Format]:
+        return [replace(format, bits=bits) for bits in self.candidates]
