@@ -19,10 +19,11 @@ class Evaluation:
     """What to measure.
 
     protocol: how perplexity is defined (``PROTOCOLS``, or ``gptq-N`` with windows of N tokens); corpus, split: the text
-    scored, a name or a file; max_windows: only the first windows (lm-eval protocols: documents); batch_size: sequences
-    per forward pass; tasks: lm-eval task names; num_fewshot: examples in the prompt (None: the task's own); limit:
-    items per task; include_path: a folder of lm-eval task yaml files; divergence: whether to compare every predicted
-    distribution with full precision's; execution: how quantized weights are computed with.
+    scored, a name or a file; max_windows: only the first windows (lm-eval protocols: documents); batch_size: windows
+    per forward pass, and for tasks that many times 2048 tokens; tasks: lm-eval task names; num_fewshot: examples in the
+    prompt (None: the task's own); limit: items per task; include_path: a folder of lm-eval task yaml files; divergence:
+    whether to compare every predicted distribution with full precision's; execution: how quantized weights are computed
+    with.
 
     Raises:
         ValueError: a field out of its range.

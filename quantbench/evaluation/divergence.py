@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from quantbench.evaluation.scoring import Readout, pieces
 
@@ -28,19 +27,30 @@ def compare(
 ) -> Comparison:
     """Compare the predictions from states [T, hidden] with full precision's, exactly, over the whole vocabulary.
 
-    KL = sum_v p(v) (log p(v) - log q(v)), p full precision and q the model, each with its own readout. Logits, softmax
-    and divergence in fp32, sums over targets in fp64.
+    With p full precision, q the model and l their logits, each from its own readout:
+    KL = sum_v p(v) (log p(v) - log q(v)) = sum_v p(v) (l_p(v) - l_q(v)) - logsumexp(l_p) + logsumexp(l_q), so that
+    neither log-distribution is written out. Logits, softmax and divergence in fp32, sums over targets in fp64.
     """
+    assert len(states) == len(full_states) == len(targets)
     totals = torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
-        for piece in pieces(states, targets, vocabulary):
+        for piece in pieces(len(states), vocabulary):
             logits = readout.logits(states[piece])
             full_logits = full_readout.logits(full_states[piece].to(states.device))
-            nll = F.cross_entropy(logits, targets[piece].to(logits.device), reduction="none")
-            log_q, log_p = logits.log_softmax(-1), full_logits.log_softmax(-1)
-            kl = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-            same = logits.argmax(-1) == full_logits.argmax(-1)
-            totals += torch.stack([nll.double().sum(), kl.double().sum(), same.double().sum()]).cpu()
+            at_target = logits.gather(-1, targets[piece].to(logits.device)[:, None])[:, 0]
+            normaliser, token, _ = _softmax(logits)
+            full_normaliser, full_token, p = _softmax(full_logits)
+            kl = torch.linalg.vecdot(p, full_logits - logits) - full_normaliser + normaliser
+            found = normaliser - at_target, kl, token == full_token
+            totals += torch.stack([values.double().sum() for values in found]).cpu()
     nll_sum, kl_sum, same_sum = totals.tolist()
     count = len(targets)
     return Comparison(nll_sum / count, kl_sum / count, same_sum / count)
+
+
+def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """logsumexp [T], likeliest token [T] and probabilities [T, V] of logits [T, V], in two passes over them."""
+    highest, token = logits.max(-1)
+    probabilities = logits.softmax(-1)
+    # The likeliest token's log-probability is its logit less the normaliser; it is never far below zero.
+    return highest - probabilities.gather(-1, token[:, None])[:, 0].log(), token, probabilities

@@ -22,7 +22,7 @@ from quantbench.evaluation.tasks import TaskSet, load_tasks, run_tasks
 from quantbench.measurement import Measurement
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """lm-eval tasks on a model in memory, item by item."""
 
-import copy
 import functools
 import hashlib
 import json
@@ -18,7 +17,6 @@ import torch
 
 from quantbench.errors import InputError
 from quantbench.evaluation.config import Evaluation
-from quantbench.progress import track
 
 _WORLD_PREFIX = "world_"
 # The seeds of lm-eval's own command line, so that few-shot examples are the ones it would draw.
@@ -91,6 +89,8 @@ def run_tasks(tasks: TaskSet, model: Any, tokenizer: Any, config: Evaluation) ->
     """
     from lm_eval.evaluator import evaluate
 
+    from quantbench.evaluation.language_model import SharedPrefixLM
+
     unique = {leaf.task_name: leaf for leaves in tasks.leaves.values() for leaf in leaves}
     with _quiet():
         random.seed(_PYTHON_SEED)
@@ -99,7 +99,7 @@ def run_tasks(tasks: TaskSet, model: Any, tokenizer: Any, config: Evaluation) ->
         for leaf in unique.values():
             leaf.set_fewshot_seed(seed=_OTHER_SEED)
         results = evaluate(
-            lm=_language_model(model, tokenizer, config.batch_size),
+            lm=SharedPrefixLM(model, tokenizer, batch_size=config.batch_size),
             task_dict={"tasks": unique, "groups": {}},
             limit=config.limit,
             bootstrap_iters=0,
@@ -160,45 +160,6 @@ def _description(leaf: Any, limit: int | None) -> str:
 
 def _stable_name(value: Any) -> str:
     return getattr(value, "__name__", type(value).__name__)
-
-
-class _Progress:
-    """Advances a progress bar where lm-eval reports a finished request."""
-
-    def __init__(self, total: int) -> None:
-        self._bar = track(range(total), stage="tasks", unit="request", total=total)
-
-    def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        next(self._bar, None)
-
-    def close(self) -> None:
-        for _ in self._bar:
-            pass
-
-
-def _language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    class InMemory(HFLM):
-        """lm-eval's model with this project's progress instead of its own bars."""
-
-        def _tracked(self, method: Any, requests: list[Any]) -> Any:
-            self.cache_hook = _Progress(len(requests))
-            results = method(requests, disable_tqdm=True)
-            self.cache_hook.close()
-            return results
-
-        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-            return self._tracked(super().loglikelihood, requests)
-
-        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-            return self._tracked(super().loglikelihood_rolling, requests)
-
-        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-            return self._tracked(super().generate_until, requests)
-
-    # lm-eval gives the tokenizer a padding token; the caller's stays as it is.
-    return InMemory(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
 
 
 def _scores(name: str, leaves: list[Any], results: Any) -> Iterator[TaskScores]:
