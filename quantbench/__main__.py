@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from quantbench.label import Label
 
-VERBS = {"bench": "quantbench.bench", "list": "quantbench.listing", "table": "quantbench.report.table"}
+VERBS = {
+    "bench": "quantbench.bench",
+    "compare": "quantbench.report.compare",
+    "list": "quantbench.listing",
+    "table": "quantbench.report.table",
+}
 _ABOUT_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 

@@ -37,10 +37,10 @@ _QUANTIZATION = (
 )
 
 # Differences between runs of one cell that do not make them different experiments, named only when nothing else is.
-_INCIDENTAL = ("device", "git_commit", "git_dirty", "versions")
+INCIDENTAL = ("device", "git_commit", "git_dirty", "versions")
 _NOT_DETERMINANT = frozenset(
     {"run_id", "created", "seconds", "peak_memory", "notes", "config", "bits_per_weight", "quantized_bytes"}
-    | {"model_bytes", "value", "stderr", "ci_low", "ci_high", "baseline", *_INCIDENTAL}
+    | {"model_bytes", "value", "stderr", "ci_low", "ci_high", "baseline", *INCIDENTAL}
 )
 
 
@@ -124,7 +124,7 @@ def _single(keys: tuple[Key, Key], candidates: Sequence[Row], query: Query) -> R
         return first
     if is_reference(first) and len({row["value"] for row in candidates}) == 1:
         return first
-    differing = _differing(candidates, query) or ["run_id"]
+    differing = differing_fields(candidates, query.shown) or ["run_id"]
     named = "; ".join(f"{field}: {values_text(candidates, field, most=4)}" for field in differing[:4])
     labels = zip(query.shown, (*keys[0], *keys[1]), strict=True)
     cell = ", ".join(f"{field}={text(value)}" for field, value in labels)
@@ -135,12 +135,13 @@ def _single(keys: tuple[Key, Key], candidates: Sequence[Row], query: Query) -> R
     )
 
 
-def _differing(rows: Sequence[Row], query: Query) -> list[str]:
+def differing_fields(rows: Sequence[Row], shown: Sequence[str] = ()) -> list[str]:
+    """What makes these runs different experiments: recorded columns, else configuration fields, else where they ran."""
     columns = [name for name in rows[0] if name not in _NOT_DETERMINANT]
     paths = sorted({path for row in rows for path in config_paths(row["config"])})
     leaves = [path for path in paths if not any(isinstance(value_of(row, path), Mapping) for row in rows)]
-    for fields in (columns, [path for path in leaves if path not in columns], list(_INCIDENTAL)):
-        differing = [f for f in fields if len({text(value_of(row, f)) for row in rows}) > 1 and f not in query.shown]
+    for fields in (columns, [path for path in leaves if path not in columns], list(INCIDENTAL)):
+        differing = [f for f in fields if len({text(value_of(row, f)) for row in rows}) > 1 and f not in shown]
         if differing:
             return differing
     return []

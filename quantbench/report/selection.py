@@ -1,7 +1,7 @@
 """From stored rows to the cells of one table, refusing what cannot be compared."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -160,27 +160,28 @@ def check_comparable(rows: Sequence[Row], query: Query) -> None:
         InputError: metrics, tasks, models, dtypes, protocols, corpora, windows or few-shot counts are mixed along a
             field that the table does not show.
     """
+    for field, group, values in mixed(rows, query.shown):
+        first = min(values)
+        where = " for " + ", ".join(map(str, group)) if group else ""
+        choice = f"--{field} {first}" if field in ("task", "metric") else f"--where {field}={first}"
+        raise InputError(
+            f"the table would mix {field}{where}: {', '.join(sorted(values))}; choose one ({choice}) "
+            f"or show it (add {field} to --rows or --cols)"
+        )
+
+
+def mixed(rows: Sequence[Row], shown: Sequence[str] = ()) -> Iterator[tuple[str, Key, set[str]]]:
+    """Fields in which the rows were not measured in the same way: the field, the group within which, the values."""
     windows = [row for row in rows if in_windows(row)]
     items = [row for row in rows if not in_windows(row)]
     for part, checks in ((rows, _EVERYWHERE), (windows, _IN_WINDOWS), (items, _IN_ITEMS)):
         for field, within in checks:
-            if field not in query.shown:
-                _check_constant(part, field, within)
-
-
-def _check_constant(rows: Sequence[Row], field: str, within: Fields) -> None:
-    groups: dict[Key, set[str]] = {}
-    for row in rows:
-        groups.setdefault(key_of(row, within), set()).add(text(value_of(row, field)))
-    for group, values in groups.items():
-        if len(values) > 1:
-            first = min(values)
-            where = " for " + ", ".join(map(str, group)) if group else ""
-            choice = f"--{field} {first}" if field in ("task", "metric") else f"--where {field}={first}"
-            raise InputError(
-                f"the table would mix {field}{where}: {', '.join(sorted(values))}; choose one ({choice}) "
-                f"or show it (add {field} to --rows or --cols)"
-            )
+            if field in shown:
+                continue
+            groups: dict[Key, set[str]] = {}
+            for row in part:
+                groups.setdefault(key_of(row, within), set()).add(text(value_of(row, field)))
+            yield from ((field, group, values) for group, values in groups.items() if len(values) > 1)
 
 
 def key_of(row: Row, fields: Sequence[str]) -> Key:

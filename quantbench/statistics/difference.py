@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from quantbench.statistics.intervals import Interval, t_quantile
 from quantbench.statistics.series import mean_error, t_statistic_quantiles
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Frame: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
 _Values = NDArray[np.float64]
 _FEWEST_TO_RESAMPLE = 8
 
@@ -48,7 +52,7 @@ class PairedDifference:
         return Interval(self.estimate, self.stderr, self.low, self.high)
 
 
-def paired(a: Mapping[str, Any], b: Mapping[str, Any], *, serial: bool = True, seed: int = 0) -> PairedDifference:
+def paired(a: Frame, b: Frame, *, serial: bool = True, seed: int = 0) -> PairedDifference:
     """The paired difference of two runs' samples: frames (or mappings) with columns key, value and weight.
 
     Samples are matched by key. ``serial``: they are windows or documents in the order of the text; False: items.
@@ -59,7 +63,7 @@ def paired(a: Mapping[str, Any], b: Mapping[str, Any], *, serial: bool = True, s
     return paired_difference(*aligned(a, b), serial=serial, seed=seed)
 
 
-def aligned(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[_Values, _Values, _Values]:
+def aligned(a: Frame, b: Frame) -> tuple[_Values, _Values, _Values]:
     """Values of ``a`` and of ``b`` and their common weights, in the order of ``a``.
 
     Raises:

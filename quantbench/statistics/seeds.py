@@ -29,12 +29,12 @@ class SeedStudy:
     windows: int
 
 
-def across_seeds(differences: ArrayLike) -> SeedStudy:
+def across_seeds(differences: ArrayLike, *, serial: bool = True) -> SeedStudy:
     """Crossed random effects d[s, w] = mu + seed_s + window_w + residual_sw of ``differences`` [seeds, windows].
 
     The variance of the mean is MS_seed + MS_window - MS_residual over S W (Searle, Casella and McCulloch, Variance
     Components, 1992, section 4.5), with Satterthwaite's degrees of freedom; MS_window counts the likeness of
-    neighbouring windows (``series.mean_error``).
+    neighbouring windows (``series.mean_error``) unless ``serial=False``: items, not windows.
 
     Raises:
         ValueError: fewer than two seeds or two windows.
@@ -44,7 +44,7 @@ def across_seeds(differences: ArrayLike) -> SeedStudy:
         raise ValueError(f"variance over seeds needs two seeds and two windows at least, got {list(d.shape)}")
     seeds, windows = d.shape
     mean, by_seed = float(d.mean()), d.mean(axis=1)
-    over_windows = mean_error(d.mean(axis=0))
+    over_windows = mean_error(d.mean(axis=0), serial=serial)
     residual = d - by_seed[:, None] - d.mean(axis=0) + mean
     residual_variance = float((residual**2).sum()) / ((seeds - 1) * (windows - 1))
     # Each is the variance of the grand mean that one level alone would give it; the residual is in both.
