@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 VERBS = {
     "bench": "quantbench.bench",
     "compare": "quantbench.report.compare",
+    "figure": "quantbench.report.figure",
     "list": "quantbench.listing",
     "table": "quantbench.report.table",
 }

@@ -22,7 +22,12 @@ ALLOWED = {
     "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config"} | NEUTRAL,
 }
 TRITON = {"triton.py", "numeric.py", "compiled.py"}  # the files of kernels/ that may need it
-OWNERS = {"hydra": {"config", "__main__"}, "omegaconf": {"config", "__main__"}, "wandb": {"store"}}
+OWNERS = {
+    "hydra": {"config", "__main__"},
+    "omegaconf": {"config", "__main__"},
+    "wandb": {"store"},
+    "matplotlib": {"report"},
+}
 NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths")
 
 

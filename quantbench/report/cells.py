@@ -64,7 +64,7 @@ def arrange(rows: Sequence[Row], query: Query) -> Cells:
         if not is_reference(row):
             found.setdefault((key_of(row, query.rows), key_of(row, query.cols)), []).append(row)
     row_keys, col_keys = {key for key, _ in found}, {key for _, key in found}
-    for row in [row for row in rows if is_reference(row)] or _baselines(rows):
+    for row in [row for row in rows if is_reference(row)] or baselines(rows):
         for keys in _places(row, query, row_keys, col_keys):
             found.setdefault(keys, []).append(row)
     cells = {keys: _single(keys, candidates, query) for keys, candidates in found.items()}
@@ -76,7 +76,7 @@ def arrange(rows: Sequence[Row], query: Query) -> Cells:
     )
 
 
-def _baselines(rows: Sequence[Row]) -> list[Row]:
+def baselines(rows: Sequence[Row]) -> list[Row]:
     """Full precision as the quantized runs recorded it, for a table without a full-precision run of its own.
 
     Where their baselines differ (another device, another version) there is no one value to show: nothing is made up.
@@ -131,7 +131,7 @@ def _single(keys: tuple[Key, Key], candidates: Sequence[Row], query: Query) -> R
     raise InputError(
         f"{len(candidates)} runs fall into the cell {cell} and differ in {named}; choose one "
         f"(--where {differing[0]}={text(value_of(first, differing[0]))}) or show it "
-        f"(add {differing[0]} to --rows or --cols)"
+        f"(add {differing[0]} to {query.options})"
     )
 
 

@@ -37,13 +37,17 @@ _IN_ITEMS: tuple[tuple[str, Fields], ...] = (("evaluation.num_fewshot", ("task",
 
 @dataclass(frozen=True)
 class Query:
-    """What to tabulate: fields of rows and columns, metrics, task, and conditions ``(field, allowed text)``."""
+    """What to tabulate: fields of rows and columns, metrics, task, and conditions ``(field, allowed text)``.
+
+    options: the command's options that show a field, for messages.
+    """
 
     rows: Fields
     cols: Fields
     metrics: Fields
     task: str | None = None
     where: tuple[tuple[str, str], ...] = ()
+    options: str = "--rows or --cols"
 
     @property
     def shown(self) -> Fields:
@@ -165,8 +169,8 @@ def check_comparable(rows: Sequence[Row], query: Query) -> None:
         where = " for " + ", ".join(map(str, group)) if group else ""
         choice = f"--{field} {first}" if field in ("task", "metric") else f"--where {field}={first}"
         raise InputError(
-            f"the table would mix {field}{where}: {', '.join(sorted(values))}; choose one ({choice}) "
-            f"or show it (add {field} to --rows or --cols)"
+            f"this would mix {field}{where}: {', '.join(sorted(values))}; choose one ({choice}) "
+            f"or show it (add {field} to {query.options})"
         )
 
 

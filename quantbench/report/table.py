@@ -9,6 +9,7 @@ from quantbench.arguments import ArgumentParser
 from quantbench.errors import InputError
 from quantbench.report import caption, render
 from quantbench.report.cells import arrange
+from quantbench.report.options import conditions, fields
 from quantbench.report.output import emit
 from quantbench.report.selection import Query, check_comparable, select
 
@@ -70,28 +71,13 @@ def _parser() -> ArgumentParser:
 
 
 def _query(arguments: argparse.Namespace) -> Query:
-    rows, cols = _fields(arguments.rows, "--rows"), _fields(arguments.cols, "--cols")
+    rows, cols = fields(arguments.rows, "--rows"), fields(arguments.cols, "--cols")
     twice = sorted({field for field in (*rows, *cols) if (*rows, *cols).count(field) > 1})
     if twice:
         raise InputError(f"{twice[0]} is given twice in --rows and --cols")
     default = () if "metric" in (*rows, *cols) else (_DEFAULT_METRIC,)
-    metrics = _fields(arguments.metric, "--metric") if arguments.metric is not None else default
-    return Query(rows=rows, cols=cols, metrics=metrics, task=arguments.task, where=_conditions(arguments.where))
-
-
-def _fields(joined: str, option: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in joined.split(","))
-    if not all(names):
-        raise InputError(f"{option} {joined!r}: give field names joined by commas")
-    return names
-
-
-def _conditions(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    for condition in given:
-        if "=" not in condition:
-            raise InputError(f"--where {condition}: give FIELD=VALUE")
-    pairs = (condition.partition("=") for condition in given)
-    return tuple((field.strip(), value.strip()) for field, _, value in pairs)
+    metrics = fields(arguments.metric, "--metric") if arguments.metric is not None else default
+    return Query(rows=rows, cols=cols, metrics=metrics, task=arguments.task, where=conditions(arguments.where))
 
 
 def _save(path: Path, output: str) -> None:

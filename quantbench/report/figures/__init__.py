@@ -1,0 +1,1 @@
+"""Figures of stored runs, one module a kind: its options, and how rows become marks."""
