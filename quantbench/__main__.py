@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "bench": "quantbench.bench",
+    "compact": "quantbench.store.command",
     "compare": "quantbench.report.compare",
     "figure": "quantbench.report.figure",
     "list": "quantbench.listing",

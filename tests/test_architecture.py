@@ -19,7 +19,7 @@ ALLOWED = {
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,
     "report": {"report", "store"} | NEUTRAL,
-    "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config"} | NEUTRAL,
+    "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config", "store"} | NEUTRAL,
 }
 TRITON = {"triton.py", "numeric.py", "compiled.py"}  # the files of kernels/ that may need it
 OWNERS = {

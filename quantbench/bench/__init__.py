@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 from quantbench.errors import InputError
 
-BENCHMARKS = {"quantize": "quantbench.bench.quantize", "coverage": "quantbench.bench.coverage"}
+BENCHMARKS = {
+    "coverage": "quantbench.bench.coverage",
+    "quantize": "quantbench.bench.quantize",
+    "store": "quantbench.bench.store",
+}
 
 
 def main(argv: Sequence[str]) -> int:

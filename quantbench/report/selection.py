@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from quantbench.errors import InputError
@@ -81,17 +82,23 @@ def select(frame: "pd.DataFrame", query: Query) -> list[Row]:
     Raises:
         InputError: unknown field, condition that nothing meets, metric or task that was not measured.
     """
-    measured = set(frame["metric"])
+    measured = set(frame["metric"].unique())
     for metric in query.metrics:
         if metric not in measured:
             raise InputError(f"metric {metric!r} is not stored; available: {', '.join(sorted(measured))}")
-    rows = _parse(frame[frame["metric"].isin(query.metrics or measured)])
-    for field in (*query.shown, *(field for field, _ in query.where)):
-        _check_field(rows, field)
+    everything = frame = frame[frame["metric"].isin(query.metrics or measured)]
+    # Recorded columns first, while there are many rows; what they leave is looked at row by row.
     for field, wanted in query.where:
-        if not any(_matches(value_of(row, field), wanted) for row in rows):
-            raise InputError(f"no stored run has {field}={wanted}; stored: {values_text(rows, field)}")
-        rows = [row for row in rows if _meets(row, field, wanted)]
+        if _is_column(frame, field):
+            frame = _narrow(frame, field, wanted)
+    rows = _parse(frame)
+    for field in (*query.shown, *(field for field, _ in query.where)):
+        _check_field(rows, field, everything)
+    for field, wanted in query.where:
+        if not _is_column(frame, field):
+            if not any(_matches(value_of(row, field), wanted) for row in rows):
+                raise InputError(f"no stored run has {field}={wanted}; stored: {values_text(rows, field)}")
+            rows = [row for row in rows if _meets(row, field, wanted)]
     if query.task is not None:
         kept = [row for row in rows if row["task"] == query.task]
         if not kept:
@@ -102,20 +109,58 @@ def select(frame: "pd.DataFrame", query: Query) -> list[Row]:
     return rows
 
 
+def _is_column(frame: "pd.DataFrame", field: str) -> bool:
+    return field in frame.columns and field != "config"
+
+
+def _narrow(frame: "pd.DataFrame", field: str, wanted: str) -> "pd.DataFrame":
+    """The rows that have the value, and full precision where it has none (bits=4)."""
+    column = frame[field]
+    accepted = [value for value in column.dropna().unique().tolist() if _matches(value, wanted)]
+    if not accepted and not (column.isna().any() and _matches(None, wanted)):
+        rows = _parse(frame.drop_duplicates(field))
+        raise InputError(f"no stored run has {field}={wanted}; stored: {values_text(rows, field)}")
+    absent = column.isna() & (frame["bits"].isna() | _matches(None, wanted))
+    return frame[column.isin(accepted) | absent]
+
+
+class _Config(Mapping[str, Any]):
+    """A run's configuration, parsed when something of it is asked for: a store has many, a table needs few."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        return dict(json.loads(self._text))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._content[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+
 def _parse(frame: "pd.DataFrame") -> list[Row]:
-    configs = {config: json.loads(config) for config in frame["config"].unique()}
-    missing = frame.isna()
-    # A stored value that is not a number is a result (a model that broke); elsewhere missing is missing.
-    missing["value"] = False
-    rows = frame.astype(object).mask(missing, None).to_dict(orient="records")
-    return [{str(name): value for name, value in row.items()} | {"config": configs[row["config"]]} for row in rows]
+    columns: dict[str, list[Any]] = {}
+    for name in map(str, frame.columns):
+        values = frame[name].astype(object)
+        # A stored value that is not a number is a result (a model that broke); elsewhere missing is missing.
+        columns[name] = (values if name == "value" else values.where(frame[name].notna(), None)).tolist()
+    configs = {text: _Config(text) for text in set(columns["config"])}
+    columns["config"] = [configs[text] for text in columns["config"]]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _check_field(rows: Sequence[Row], field: str) -> None:
-    if any(value_of(row, field) is not None for row in rows) or (field in rows[0] and field != "config"):
+def _check_field(rows: Sequence[Row], field: str, frame: "pd.DataFrame") -> None:
+    """Refuse a field that no stored run has, be it among the selected rows or not."""
+    if _is_column(frame, field) or any(value_of(row, field) is not None for row in rows):
         return
-    known = [name for name in rows[0] if name != "config"]
-    paths = {path for row in rows for path in config_paths(row["config"])}
+    known = [str(name) for name in frame.columns if name != "config"]
+    paths = {path for text in frame["config"].unique() for path in config_paths(json.loads(text))}
     if field in paths:
         return
     close = get_close_matches(field, [*known, *paths], n=1)

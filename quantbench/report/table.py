@@ -41,7 +41,10 @@ def make_table(results: str | Path, query: Query, *, form: str) -> tuple[str, li
     """
     from quantbench.store.parquet import load
 
-    rows = select(load(results), query)
+    frame = load(results, metrics=query.metrics)
+    if not set(query.metrics) <= set(frame["metric"].unique()):
+        frame = load(results)  # to name what there is
+    rows = select(frame, query)
     check_comparable(rows, query)
     cells = arrange(rows, query)
     title, notes = caption.title(cells, query), caption.notes(cells, query)

@@ -1,7 +1,7 @@
 """One parquet file per run, written so that a run is either complete or absent, and read all at once."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from quantbench.errors import InputError
 from quantbench.measurement import Measurement
 from quantbench.store import failures
 from quantbench.store.claims import Claims, Owner
+from quantbench.store.compaction import RUNS, SAMPLES, compact
 from quantbench.store.failures import Failure
 from quantbench.store.files import (
     locked,
@@ -28,12 +29,12 @@ from quantbench.store.files import (
 from quantbench.store.record import (
     RUN_SCHEMA,
     SAMPLES_SCHEMA,
-    SCHEMA_VERSION,
     RunIdentity,
     parse_run,
     run_table,
     samples_table,
 )
+from quantbench.store.tables import read_run_file, rows_of, stored_ids, to_frame, without
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,7 @@ class Store:
 
     A run exists when its run file exists. That file is the last thing written, so a job killed at any point leaves
     either the whole run or none. Jobs share the folder freely; two jobs writing the same run leave one job's pair.
+    ``compact`` moves such pairs into ``runs.parquet`` and ``samples.parquet``; a pair wins over rows there.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -67,7 +69,7 @@ class Store:
 
     def exists(self, run_id: str) -> bool:
         """Whether the run is stored, complete."""
-        return self.paths(run_id).run.is_file()
+        return self.paths(run_id).run.is_file() or run_id in stored_ids(self.root / RUNS)
 
     def check_writable(self) -> None:
         """Create the folders, remove what dead jobs left, and write a probe: fail before the work, not after it.
@@ -146,9 +148,11 @@ class Store:
             InputError: the run is not stored, or its file is damaged or of another schema.
         """
         path = self.paths(run_id).run
-        table, problem = _read_run_file(path)
+        table, problem = read_run_file(path)
+        if table is None and not problem:
+            table, problem = self._compacted(run_id, RUNS, RUN_SCHEMA)
         if table is None:
-            raise InputError(f"{path}: {problem or 'not a run file'}; recompute it with force=true")
+            raise InputError(f"{path}: {problem}; recompute it with force=true")
         return parse_run(table)
 
     def samples(self, run_id: str) -> "pd.DataFrame":
@@ -157,62 +161,72 @@ class Store:
         Raises:
             InputError: the samples are missing or damaged.
         """
-        path = self.paths(run_id).samples
+        paths = self.paths(run_id)
         try:
-            return _to_frame(pq.read_table(path, schema=SAMPLES_SCHEMA))
+            if paths.run.is_file():  # samples without a run file are left over from a write that was killed
+                return to_frame(pq.read_table(paths.samples, schema=SAMPLES_SCHEMA))
+        except FileNotFoundError:  # compaction has just moved them
+            pass
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: {one_line(error)}; recompute it with force=true") from error
+            raise InputError(f"{paths.samples}: {one_line(error)}; recompute it with force=true") from error
+        table, problem = self._compacted(run_id, SAMPLES, SAMPLES_SCHEMA)
+        if table is None:
+            raise InputError(f"{paths.samples}: {problem}; recompute it with force=true")
+        return to_frame(table)
+
+    def _compacted(self, run_id: str, name: str, schema: pa.Schema) -> tuple[pa.Table | None, str]:
+        """The run's rows in a compacted file, or None and what is wrong."""
+        if run_id not in stored_ids(self.root / RUNS):
+            return None, "no such file, and the run is not in a compacted one"
+        try:
+            return rows_of(self.root / name, run_id, schema), ""
+        except (pa.ArrowException, OSError) as error:
+            return None, f"{self.root / name}: {one_line(error)}"
+
+    def compact(self) -> int:
+        """Put the runs' own files into ``runs.parquet`` and ``samples.parquet``; returns how many runs were moved.
+
+        Raises:
+            InputError: the disk refuses, the file system has no locks, or a compacted file is damaged.
+        """
+        return compact(self.root)
 
     def load(self) -> "pd.DataFrame":
         """Rows of every stored run: ``load(root)``."""
         return load(self.root)
 
 
-def load(path: str | Path) -> "pd.DataFrame":
+def load(path: str | Path, *, metrics: Collection[str] = ()) -> "pd.DataFrame":
     """Rows of all runs at ``path``: a results folder, a folder of run files, or one parquet file. Columns: RUN_SCHEMA.
 
-    A file that cannot be read or is not a run file is named in a warning; the others are read.
+    metrics: read only rows of these, all if empty. A file that cannot be read or is not a run file is named in a
+    warning; the others are read.
 
     Raises:
         InputError: nothing there, or no readable run.
     """
     path = Path(path)
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        folder = path / "runs" if (path / "runs").is_dir() else path
-        files = sorted(folder.glob("*.parquet"))
-    else:
+    if not path.exists():
         raise InputError(f"no results at {path}: give a results folder or a parquet file")
-    tables = []
-    for file in files:
-        table, problem = _read_run_file(file)
-        if table is not None:
-            tables.append(table)
-        elif problem:
-            _log.warning("warning: skipped %s: %s", file, problem)
+    # Runs' own files first: what compaction moves meanwhile is in the compacted file afterwards.
+    tables = [table for file in _run_files(path) if (table := _read_or_warn(file, metrics)) is not None]
+    ids = {run_id for table in tables for run_id in table["run_id"].unique().to_pylist()}
+    if (compacted := path / RUNS).is_file() and (table := _read_or_warn(compacted, metrics)) is not None:
+        tables.append(without(table, ids))
     if not tables:
         raise InputError(f"no stored runs in {path}")
-    return _to_frame(pa.concat_tables(tables).combine_chunks())
+    return to_frame(pa.concat_tables(tables).combine_chunks())
 
 
-def _read_run_file(path: Path) -> tuple[pa.Table | None, str]:
-    """The rows, or None and what is wrong with the file (nothing, where it is a samples file beside the runs)."""
-    try:
-        # One file at a time: a dataset over many small files measured slower, and one bad file stops it.
-        table = pq.ParquetFile(path).read(use_threads=False)
-        if table.schema.names == SAMPLES_SCHEMA.names:
-            return None, ""
-        if table.schema.names != RUN_SCHEMA.names or table["schema_version"].unique().to_pylist() != [SCHEMA_VERSION]:
-            return None, f"not a run file of schema version {SCHEMA_VERSION}"
-        return table.cast(RUN_SCHEMA), ""
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return None, one_line(error)
+def _run_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    folder = path / "runs" if (path / "runs").is_dir() else path
+    return sorted(file for file in folder.glob("*.parquet") if file != path / RUNS)
 
 
-def _to_frame(table: pa.Table) -> "pd.DataFrame":
-    import pandas as pd
-
-    # numpy has no missing integer: bits=4 must not become 4.0 because full precision has none.
-    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    return table.to_pandas(types_mapper=nullable.get)
+def _read_or_warn(file: Path, metrics: Collection[str]) -> pa.Table | None:
+    table, problem = read_run_file(file, metrics)
+    if problem:
+        _log.warning("warning: skipped %s: %s", file, problem)
+    return table
