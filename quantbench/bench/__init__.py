@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from quantbench.errors import InputError
 
 BENCHMARKS = {
-    "coverage": "quantbench.bench.coverage",
     "quantize": "quantbench.bench.quantize",
+    "coverage": "quantbench.bench.coverage",
     "store": "quantbench.bench.store",
 }
 
