@@ -22,6 +22,7 @@ VERBS = {
     "compare": "quantbench.report.compare",
     "figure": "quantbench.report.figure",
     "list": "quantbench.listing",
+    "report": "quantbench.report.page",
     "table": "quantbench.report.table",
 }
 _ABOUT_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
