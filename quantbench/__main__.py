@@ -24,6 +24,7 @@ VERBS = {
     "list": "quantbench.listing",
     "report": "quantbench.report.page",
     "table": "quantbench.report.table",
+    "wandb-sync": "quantbench.syncing",
 }
 _ABOUT_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 

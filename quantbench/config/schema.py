@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import MISSING, OmegaConf
 
 from quantbench.axes import AXES
@@ -146,8 +148,16 @@ def _node(component: type, group: str) -> Any:
     return node
 
 
+def _sweep() -> str | None:
+    """``${sweep:}``: the name that the runs of a sweep share, the time when it was started; null outside a sweep."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return f"sweep {Path(HydraConfig.get().sweep.dir).name}"
+
+
 def register() -> None:
-    """Register the schema of every group with Hydra's ConfigStore (idempotent)."""
+    """Register the schema of every group with Hydra's ConfigStore, and the resolver that conf/ uses (idempotent)."""
+    OmegaConf.register_new_resolver("sweep", _sweep, replace=True)
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     nodes = {axis: {f"{name}_base": cls for name, cls in components(axis).items()} for axis in _AXIS_PACKAGES}

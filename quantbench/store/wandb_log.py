@@ -1,54 +1,19 @@
 """The copy of a run in Weights & Biases: configuration, summary and tables, online or offline."""
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantbench.measurement import Measurement
+from quantbench.store.wandb_client import Sent, Wandb, one_line, send, wait_for_files
 
 if TYPE_CHECKING:
     from quantbench.store.parquet import RunPaths
     from quantbench.store.record import RunIdentity
 
-MODES = ("auto", "online", "offline", "disabled")
-
-# Only what the record holds is sent: no console, no machine or code snooping. It also starts faster.
-_SETTINGS = {
-    "silent": True,
-    "console": "off",
-    "disable_code": True,
-    "disable_git": True,
-    "disable_job_creation": True,
-    "save_code": False,
-    "x_disable_machine_info": True,
-    "x_disable_meta": True,
-    "x_disable_stats": True,
-    "x_save_requirements": False,
-    "init_timeout": 10,
-    "finish_timeout": 120,
-}
 _TABLE_COLUMNS = ("metric", "task", "value", "unit", "stderr", "ci_low", "ci_high", "count", "baseline")
-
-
-@dataclass
-class Wandb:
-    """Where W&B runs go; ``auto`` is online with credentials (``wandb login``), otherwise offline."""
-
-    mode: str = "auto"
-    project: str = "quantbench"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"logger.wandb.mode={self.mode!r}: allowed values are {', '.join(MODES)}")
-        if not self.project:
-            raise ValueError("logger.wandb.project is empty: a project name is needed")
 
 
 @dataclass
@@ -74,67 +39,32 @@ def log_run(
     if cfg.wandb.mode == "disabled":
         return ""
     try:
-        with _data_folder(Path(results_dir) / "wandb" / "staging"):
-            return _log(identity, measurements, paths, cfg.wandb, Path(results_dir))
+        sent = send_run(identity, measurements, paths, cfg.wandb, Path(results_dir), group=cfg.wandb.group)
+        wait_for_files()
+        return sent.line
     except (Exception, SystemExit) as error:
-        return f"warning: W&B logging failed ({_one_line(error)}); the results are in {paths.run}"
+        return f"warning: W&B logging failed ({one_line(error)}); the results are in {paths.run}"
 
 
-@contextmanager
-def _data_folder(folder: Path) -> Iterator[None]:
-    """Keep tables that wait for upload with the run: W&B's own choice is the home folder, and has no setting."""
-    if "WANDB_DATA_DIR" in os.environ:
-        yield
-        return
-    os.environ["WANDB_DATA_DIR"] = str(folder.absolute())
-    try:
-        yield
-    finally:
-        del os.environ["WANDB_DATA_DIR"]
+def send_run(
+    identity: "RunIdentity",
+    measurements: Sequence[Measurement],
+    paths: "RunPaths",
+    cfg: Wandb,
+    results_dir: Path,
+    *,
+    group: str | None,
+    fall_back: bool = True,
+) -> Sent:
+    """Send one run under its own id, so that sending it again changes nothing."""
 
-
-def _log(
-    identity: "RunIdentity", measurements: Sequence[Measurement], paths: "RunPaths", cfg: Wandb, results_dir: Path
-) -> str:
-    import wandb
-
-    settings = wandb.Settings(**{key: value for key, value in _SETTINGS.items() if key in wandb.Settings.model_fields})
-    wandb.setup(settings=settings)
-    online, reason = _choose(cfg.mode, logged_in=bool(wandb.api.api_key))
-    options = {
-        "project": cfg.project,
-        "entity": cfg.entity,
-        "group": cfg.group,
-        "tags": list(cfg.tags),
-        "name": " ".join(filter(None, (identity.method, identity.variant, identity.model, identity.run_id))),
-        "config": _config(identity, paths),
-        "dir": str(results_dir),
-        "settings": settings,
-    }
-    try:
-        run = wandb.init(mode="online" if online else "offline", **options)
-    except Exception as error:
-        if not online:
-            raise
-        online, reason = False, f"no connection: {_one_line(error)}; logger.wandb.mode=offline saves the wait"
-        run = wandb.init(mode="offline", **options)
-    with run:
+    def fill(wandb: Any, run: Any) -> None:
         run.summary.update(_summary(measurements))
         run.log(_tables(wandb, measurements))
-        where, folder = run.url, Path(run.dir).parent
-    if wandb.run is None:
-        # finish() returns before an offline run's file is complete; this waits for it.
-        wandb.teardown()
-    if online:
-        return f"W&B: {where}"
-    return f"W&B: offline ({reason}); upload with: wandb sync {folder}"
 
-
-def _choose(mode: str, *, logged_in: bool) -> tuple[bool, str]:
-    """Whether to go online, and if not, why not. WANDB_MODE=offline is respected where the mode is auto."""
-    if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")):
-        return False, "as asked"
-    return logged_in, "not logged in"
+    name = " ".join(filter(None, (identity.method, identity.variant, identity.model, identity.run_id)))
+    config = _config(identity, paths)
+    return send(cfg, results_dir, fill, id=identity.run_id, fall_back=fall_back, name=name, group=group, config=config)
 
 
 def _config(identity: "RunIdentity", paths: "RunPaths") -> dict[str, Any]:
@@ -156,7 +86,7 @@ def _summary(measurements: Sequence[Measurement]) -> dict[str, float | int]:
 
 
 def _tables(wandb: Any, measurements: Sequence[Measurement]) -> dict[str, Any]:
-    rows = [[_cell(getattr(item, name)) for name in _TABLE_COLUMNS] for item in measurements]
+    rows = [[cell(getattr(item, name)) for name in _TABLE_COLUMNS] for item in measurements]
     tables = {"records": wandb.Table(columns=list(_TABLE_COLUMNS), data=rows)}
     for item in measurements:
         if item.samples is None:
@@ -166,17 +96,12 @@ def _tables(wandb: Any, measurements: Sequence[Measurement]) -> dict[str, Any]:
         columns = zip(samples.keys, samples.values.tolist(), samples.weights.tolist(), baseline, strict=True)
         tables[f"samples/{item.metric}/{item.task}"] = wandb.Table(
             columns=["key", "value", "weight", "baseline"],
-            data=[[_cell(value) for value in row] for row in columns],
+            data=[[cell(value) for value in row] for row in columns],
             allow_mixed_types=True,
         )
     return tables
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
     """W&B tables take no NaN or infinity in a numeric column; None shows as missing."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:117] + "..."

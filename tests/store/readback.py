@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import dataclass, field
 
 _BLOCK = 32768
 _HEADER = 7
@@ -28,19 +29,46 @@ def _records(path):
             yield message
 
 
-def read_back(results_dir):
-    """Configuration, summary and the tables' rows, from the offline run's files alone."""
-    (log,) = (results_dir / "wandb").glob("offline-run-*/*.wandb")
-    config, summary = {}, {}
+@dataclass
+class OfflineRun:
+    """What the files of one offline run hold; images: the keys that were logged as images."""
+
+    id: str = ""
+    group: str = ""
+    config: dict = field(default_factory=dict)
+    summary: dict = field(default_factory=dict)
+    tables: dict = field(default_factory=dict)
+    images: set = field(default_factory=set)
+
+
+def offline_runs(results_dir):
+    """The .wandb files below a results folder, oldest first."""
+    return sorted((results_dir / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def read_run(log):
+    """One offline run, from its files alone."""
+    run = OfflineRun()
     for record in _records(log):
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            run.id, run.group = record.run.run_id, record.run.run_group
+            run.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         elif kind == "summary":
-            summary |= {item.key: json.loads(item.value_json) for item in record.summary.update if item.key}
+            run.summary |= {item.key: json.loads(item.value_json) for item in record.summary.update if item.key}
+        elif kind == "history":
+            logged = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            run.images |= {key.removesuffix("/_type") for key, value in logged.items() if "image-file" in value}
     media = log.parent / "files" / "media" / "table"
-    tables = {
+    run.tables = {
         str(path.relative_to(media)).rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())["data"]
         for path in media.rglob("*.table.json")
     }
-    return config, summary, tables
+    return run
+
+
+def read_back(results_dir):
+    """Configuration, summary and the tables' rows of the only offline run below a results folder."""
+    (log,) = offline_runs(results_dir)
+    run = read_run(log)
+    return run.config, run.summary, run.tables
