@@ -19,10 +19,12 @@ from quantbench.evaluation.evaluate import baseline, measure, prepare
 from quantbench.evaluation.tasks import check_tasks
 from quantbench.formats import Format
 from quantbench.label import Label
+from quantbench.measurement import Measurement
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.transform import Rotation, Transform
 from quantbench.models.identity import ModelIdentity
 from quantbench.models.load import identify, load
+from quantbench.models.packed import check_packable, weight_bytes
 from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
@@ -146,10 +148,15 @@ def _compute(
         structure, notes = _rotated(reference, config.transform, device, session)
         result = quantize(model, structure, [config.variant()], ids, device=device)[0]
         result.notes[:0] = notes
-        undo = apply_result(model, result)
+        full_bytes = weight_bytes(model)
+        undo = apply_result(model, result, execution=config.evaluation.execution)
     try:
         with stages.stage("evaluate"):
             measurements = measure(reference.prepared, reference.base, model.to(device))
+        if config.evaluation.execution == "packed":
+            measurements.append(
+                Measurement("weight_bytes", "model", weight_bytes(model), "bytes", 1, baseline=full_bytes)
+            )
         outcome = Outcome(reference, calibration, result, measurements, device, unquantized_parameters(model))
         keep(outcome)
         return outcome
@@ -219,13 +226,16 @@ def _check_allocation(config: RunConfig, structure: Structure) -> None:
         for linear in block.linears:
             name = f"{block.name}.{linear}"
             if config.allocation.quantizes(name):
-                _check_shape(name, config.allocation.format_of(name, config.format), block.module.get_submodule(linear))
+                format = config.allocation.format_of(name, config.format)
+                _check_shape(name, format, block.module.get_submodule(linear), config.evaluation.execution)
 
 
-def _check_shape(name: str, format: Format, linear: Any) -> None:
+def _check_shape(name: str, format: Format, linear: Any, execution: str) -> None:
     """Refuse a matrix that the format has no layout for."""
     try:
-        format.for_shape(*linear.weight.shape)
+        format = format.for_shape(*linear.weight.shape)
+        if execution == "packed":
+            check_packable(format, linear.in_features)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -75,6 +75,8 @@ class RunConfig:
             raise ValueError(f"dtype={self.dtype}: allowed are {', '.join(DTYPES)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}: allowed are 0 to 2^32 - 1")
+        if self.save is not None and self.evaluation.execution != "fake":
+            raise ValueError(f"save={self.save}: allowed only with evaluation.execution=fake")
         if self.save_layout not in LAYOUTS:
             raise ValueError(f"save_layout={self.save_layout}: allowed are {', '.join(LAYOUTS)}")
         if self.save is not None and self.save.endswith(_FILES):

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 PROTOCOLS = ("gptq-2048", "gptq-4096", "lm-eval-word", "lm-eval-byte", "llamacpp-512", "hqq-1024-512")
-EXECUTIONS = ("fake",)
+EXECUTIONS = ("fake", "packed")
 _GPTQ = re.compile(r"gptq-([1-9]\d*)")
 
 
@@ -23,7 +23,7 @@ class Evaluation:
     per forward pass, and for tasks that many times 2048 tokens; tasks: lm-eval task names; num_fewshot: examples in the
     prompt (None: the task's own); limit: items per task; include_path: a folder of lm-eval task yaml files; divergence:
     whether to compare every predicted distribution with full precision's; execution: how quantized weights are computed
-    with.
+    with: ``fake`` dequantizes them once, ``packed`` decodes their codes on the way to the multiplier.
 
     Raises:
         ValueError: a field out of its range.

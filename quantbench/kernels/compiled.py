@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-OPERATIONS = ("gptq", "rtn")
+OPERATIONS = ("gptq", "linear", "rtn")
 ARCHITECTURES = (80, 90)
 _ALIGNED = [["tt.divisibility", 16]]
 

@@ -1,6 +1,6 @@
 """How a quantized matrix lies in memory for the kernels that multiply with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,15 +41,19 @@ class DeviceWeight:
         """Bytes on the device."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
-    def to(self, device: torch.device | str) -> "DeviceWeight":
-        """The same weight on another device."""
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "DeviceWeight":
+        """The same matrix in other places of memory, given by the names of :attr:`tensors`."""
         return replace(
             self,
-            planes=tuple(plane.to(device) for plane in self.planes),
-            scale=self.scale.to(device),
-            zero=self.zero.to(device) if isinstance(self.zero, Tensor) else self.zero,
-            table=None if self.table is None else self.table.to(device),
+            planes=tuple(tensors[f"plane_{index}"] for index in range(len(self.planes))),
+            scale=tensors["scale"],
+            zero=tensors.get("zero", self.zero),
+            table=tensors.get("table"),
         )
+
+    def to(self, device: torch.device | str) -> "DeviceWeight":
+        """The same matrix on another device."""
+        return self.with_tensors({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
 def packable(bits: int, group_size: int, columns: int) -> bool:

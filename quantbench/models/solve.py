@@ -22,6 +22,7 @@ from quantbench.methods.transform.base import SiteProblem, SiteScaling
 from quantbench.models.capture import Call, Capture, to_device
 from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
 from quantbench.models.linear import QuantLinear
+from quantbench.models.packed import quantized_linear
 from quantbench.models.structure import Block, Site
 from quantbench.models.tune import TunedBlock, TuningData, tune
 
@@ -305,14 +306,22 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), last, module)
 
 
-def apply_result(model: nn.Module, result: VariantResult) -> Callable[[], None]:
-    """Put a variant into ``model``: quantized linears and changed parameters. Returns what undoes it."""
-    modules: dict[str, nn.Linear] = {}
+def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "fake") -> Callable[[], None]:
+    """Put a variant into ``model``: quantized linears and changed parameters. Returns what undoes it.
+
+    execution: ``fake`` multiplies with dequantized weights, ``packed`` with codes as they are stored.
+
+    Raises:
+        QuantizationError: a weight has no packed execution; the model is as it was.
+    """
+    modules = {name: _linear(model, name) for name in result.weights}
+    replacements = {
+        name: quantized_linear(weight, modules[name], execution=execution, name=name)
+        for name, weight in result.weights.items()
+    }
     parameters: list[tuple[nn.Parameter, Tensor]] = []
-    for name, weight in result.weights.items():
-        linear = modules[name] = _linear(model, name)
-        quantized = QuantLinear(weight.to(linear.weight.device), linear.bias, dtype=linear.weight.dtype)
-        _replace(model, name, quantized)
+    for name, replacement in replacements.items():
+        _replace(model, name, replacement)
     for name, value in result.parameters.items():
         parameter = model.get_parameter(name)
         parameters.append((parameter, parameter.data))

@@ -19,7 +19,7 @@ def test_known_protocols_are_accepted(protocol: str) -> None:
         ({"limit": 0}, "evaluation.limit=0"),
         ({"num_fewshot": -1}, "evaluation.num_fewshot=-1"),
         ({"max_windows": 0}, "evaluation.max_windows=0"),
-        ({"execution": "packed"}, "evaluation.execution='packed'; allowed: fake"),
+        ({"execution": "real"}, "evaluation.execution='real'; allowed: fake, packed"),
         ({"tasks": ["piqa", "piqa"]}, "named twice"),
     ],
 )

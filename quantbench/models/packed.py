@@ -1,0 +1,134 @@
+"""The quantized linear layer in its packed execution: codes stay packed and are decoded as they are multiplied."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from quantbench.errors import QuantizationError
+from quantbench.formats import Format, IntBilevel, IntFormat, QuantizedWeight
+from quantbench.formats.scaled import ScaledTable
+from quantbench.kernels.layout import PLANES, DeviceWeight, pack_words, packable
+from quantbench.kernels.linear import packed_linear
+from quantbench.models.linear import QuantLinear
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def check_packable(format: Format, columns: int) -> None:
+    """Refuse a format that has no packed execution, for a matrix of so many input channels.
+
+    Raises:
+        ValueError: says why, and what is allowed, in one line.
+    """
+    execution = "evaluation.execution=packed"
+    if not isinstance(format, IntFormat | IntBilevel | ScaledTable):
+        raise ValueError(f"{execution}: {type(format).__name__} has none; allowed are integer and fixed-table formats")
+    size = format.group_size or columns
+    if format.bits not in PLANES:
+        raise ValueError(f"{execution}: bits={format.bits} has none; allowed are {', '.join(map(str, PLANES))}")
+    if not packable(format.bits, size, columns):
+        raise ValueError(
+            f"{execution}: group_size={size} at bits={format.bits} would share words between groups; allowed are whole "
+            f"rows and multiples of {32 // min(PLANES[format.bits])}"
+        )
+
+
+def device_weight(quantized: QuantizedWeight) -> tuple[DeviceWeight, Tensor | None]:
+    """A quantized matrix as kernels read it, and the order of its columns there where it is not their own.
+
+    Columns are sorted by group, so that those of a group are neighbours (act-order without static groups).
+
+    Raises:
+        ValueError: the format has no packed execution, or weights are kept apart in 16 bits.
+    """
+    format, columns = quantized.format, quantized.shape[1]
+    check_packable(format, columns)
+    if quantized.outliers is not None:
+        raise ValueError("evaluation.execution=packed: allowed only where no weights are kept apart in 16 bits")
+    size, codes, order = format.group_size or columns, quantized.codes, None
+    if quantized.group_index is not None:
+        order = torch.argsort(quantized.group_index, stable=True)
+        codes = codes[:, order]
+        assert torch.equal(quantized.group_index[order], torch.arange(columns, device=order.device) // size)
+    table = format.table(codes.device).values.nan_to_num(0.0) if isinstance(format, ScaledTable) else None
+    weight = DeviceWeight(
+        shape=quantized.shape,
+        bits=format.bits,
+        group_size=size,
+        planes=pack_words(codes, format.bits),
+        scale=_narrowed(quantized.scale.T.contiguous()),
+        zero=0.0 if table is not None else _zero(quantized.zero_point.T.contiguous()),
+        table=table,
+    )
+    return weight, order
+
+
+def _zero(zero: Tensor) -> Tensor | float:
+    """Zero-points [groups, n] in the narrowest type that holds them; one number where all are equal."""
+    first = float(zero.flatten()[0])
+    if bool((zero == first).all()):
+        return first
+    codes = zero.clamp(0, 255).to(torch.uint8)
+    return codes if torch.equal(codes.float(), zero) else _narrowed(zero)
+
+
+def _narrowed(values: Tensor) -> Tensor:
+    """fp32 values in 16 bits where these hold them exactly."""
+    return next((short for dtype in _NARROW if torch.equal((short := values.to(dtype)).float(), values)), values)
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b with W packed in memory, for the layer that ``quantized`` takes the place of.
+
+    ``quantized`` stays on the host: it is what is counted and exported.
+    """
+
+    order: Tensor | None
+
+    def __init__(self, quantized: QuantizedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.quantized = quantized
+        self.out_features, self.in_features = quantized.shape
+        self._weight, order = device_weight(quantized)
+        for name, tensor in self._weight.tensors.items():
+            self.register_buffer(name, tensor)
+        self.register_buffer("order", None if order is None else order.to(torch.int32))
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @property
+    def weight_on_device(self) -> DeviceWeight:
+        """W as kernels read it, wherever the module is."""
+        return self._weight.with_tensors(dict(self.named_buffers(recurse=False)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        if self.order is not None:
+            x = x.index_select(-1, self.order)
+        y = packed_linear(x, self.weight_on_device)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        shape = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{shape}, format={self.quantized.format}, packed"
+
+
+def quantized_linear(weight: QuantizedWeight, linear: nn.Linear, *, execution: str, name: str) -> nn.Module:
+    """The quantized layer in the place of ``linear``, on its device; execution: ``fake`` or ``packed``.
+
+    Raises:
+        QuantizationError: there is no packed execution of such a weight.
+    """
+    device = linear.weight.device
+    if execution == "fake":
+        return QuantLinear(weight.to(device), linear.bias, dtype=linear.weight.dtype)
+    try:
+        return PackedLinear(weight, linear.bias).to(device)
+    except ValueError as error:
+        raise QuantizationError(f"{name}: {error}") from error
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers as they lie in memory; what is shared counts once."""
+    tensors: Mapping[int, Tensor] = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
