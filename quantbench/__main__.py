@@ -22,6 +22,7 @@ VERBS = {
     "compare": "quantbench.report.compare",
     "figure": "quantbench.report.figure",
     "list": "quantbench.listing",
+    "published": "quantbench.report.published",
     "report": "quantbench.report.page",
     "table": "quantbench.report.table",
     "wandb-sync": "quantbench.syncing",

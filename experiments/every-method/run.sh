@@ -8,5 +8,5 @@ results=results/every-method
 "$python" -m quantbench -m 'method=glob(*,exclude=*_best)' results_dir="$results" logger=none \
     evaluation.max_windows=20 'evaluation.tasks=[]' calibration.num_samples=8 "$@"
 "$python" -m quantbench table "$results" --rows method,bits_per_weight --cols metric \
-    --metric perplexity,perplexity_ratio,kl_divergence -o "$results/methods.md"
+    --metric perplexity,perplexity_ratio,kl_divergence --mix statistics -o "$results/methods.md"
 cat "$results/methods.md"

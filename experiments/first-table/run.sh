@@ -21,6 +21,6 @@ python -m quantbench -m method=rtn,gptq bits=4,3,2 "${common[@]}"
 python -m quantbench -m method=awq bits=4,3,2 transform.search_batches=1 "${common[@]}"
 for format in md latex csv; do
   case $format in latex) suffix=tex ;; *) suffix=$format ;; esac
-  python -m quantbench table "$results" --rows method --cols bits --metric perplexity --format "$format" \
+  python -m quantbench table "$results" --rows method --cols bits --metric perplexity --mix statistics --format "$format" \
     -o "$results/perplexity.$suffix"
 done

@@ -17,6 +17,8 @@ from quantbench.report.selection import (
     values_text,
 )
 
+DOWN = ":down"  # after a field to sort by
+
 # What a model that is not quantized does not have.
 _QUANTIZATION = (
     "variant",
@@ -74,6 +76,32 @@ def arrange(rows: Sequence[Row], query: Query) -> Cells:
         col_keys=tuple(sorted({key for _, key in found}, key=_order)),
         cells=cells,
     )
+
+
+def ordered(cells: Cells, query: Query, by: str) -> Cells:
+    """The same cells, the rows of each group sorted by a field or by ``value`` (the best of the first column first).
+
+    ``FIELD:down`` sorts downwards. Rows of full precision keep their place on top, rows without the field come last.
+    """
+    field, down = by.removesuffix(DOWN), by.endswith(DOWN)
+    firsts = {
+        row_key: next(cells.cells[row_key, key] for key in cells.col_keys if (row_key, key) in cells.cells)
+        for row_key in cells.row_keys
+    }
+
+    def rank(row_key: Key) -> tuple[int, float, str]:
+        row = firsts[row_key]
+        kind, number, word = _rank(value_of(row, field))
+        return kind, -number if field == "value" and row["higher_is_better"] else number, word
+
+    def place(row_key: Key) -> tuple[object, int]:
+        value = value_of(firsts[row_key], field)
+        # A value that is not a number has no order.
+        last = value is None or value != value
+        return _order(row_key[: query.groups]), 0 if is_reference(firsts[row_key]) else 2 if last else 1
+
+    by_field = sorted(cells.row_keys, key=rank, reverse=down)
+    return Cells(tuple(sorted(by_field, key=place)), cells.col_keys, cells.cells)
 
 
 def baselines(rows: Sequence[Row]) -> list[Row]:

@@ -40,7 +40,8 @@ _IN_ITEMS: tuple[tuple[str, Fields], ...] = (("evaluation.num_fewshot", ("task",
 class Query:
     """What to tabulate: fields of rows and columns, metrics, task, and conditions ``(field, allowed text)``.
 
-    options: the command's options that show a field, for messages.
+    options: the command's options that show a field, for messages; groups: how many leading row fields head groups of
+    rows; mix: fields in which cells may differ although the table does not show them.
     """
 
     rows: Fields
@@ -49,6 +50,8 @@ class Query:
     task: str | None = None
     where: tuple[tuple[str, str], ...] = ()
     options: str = "--rows or --cols"
+    groups: int = 0
+    mix: Fields = ()
 
     @property
     def shown(self) -> Fields:
@@ -76,8 +79,8 @@ def value_of(row: Row, field: str) -> Any:
     return value
 
 
-def select(frame: "pd.DataFrame", query: Query) -> list[Row]:
-    """Rows that the query asks for, with the configuration parsed.
+def select(frame: "pd.DataFrame", query: Query, *, also: Sequence[str] = ()) -> list[Row]:
+    """Rows that the query asks for, with the configuration parsed; ``also``: other fields that will be read from them.
 
     Raises:
         InputError: unknown field, condition that nothing meets, metric or task that was not measured.
@@ -92,7 +95,7 @@ def select(frame: "pd.DataFrame", query: Query) -> list[Row]:
         if _is_column(frame, field):
             frame = _narrow(frame, field, wanted)
     rows = _parse(frame)
-    for field in (*query.shown, *(field for field, _ in query.where)):
+    for field in (*query.shown, *(field for field, _ in query.where), *also):
         _check_field(rows, field, everything)
     for field, wanted in query.where:
         if not _is_column(frame, field):
@@ -207,15 +210,29 @@ def check_comparable(rows: Sequence[Row], query: Query) -> None:
 
     Raises:
         InputError: metrics, tasks, models, dtypes, protocols, corpora, windows or few-shot counts are mixed along a
-            field that the table does not show.
+            field that the table does not show, and that it was not told to mix.
     """
-    for field, group, values in mixed(rows, query.shown):
+    for field, group, values in mixed(rows, (*query.shown, *query.mix)):
         first = min(values)
         where = " for " + ", ".join(map(str, group)) if group else ""
         choice = f"--{field} {first}" if field in ("task", "metric") else f"--where {field}={first}"
         raise InputError(
             f"this would mix {field}{where}: {', '.join(sorted(values))}; choose one ({choice}) "
             f"or show it (add {field} to {query.options})"
+        )
+
+
+def check_statistics(rows: Sequence[Row], query: Query) -> None:
+    """Refuse methods calibrated on full-precision activations beside methods calibrated on quantized ones.
+
+    Raises:
+        InputError: both modes, not shown and not allowed.
+    """
+    modes = {row["statistics"] for row in rows} - {"none"}
+    if len(modes) > 1 and "statistics" not in (*query.shown, *query.mix):
+        raise InputError(
+            f"this would mix statistics: {', '.join(sorted(modes))}; choose one "
+            f"(--where statistics={min(modes)},none) or show it (add statistics to {query.options})"
         )
 
 
