@@ -20,6 +20,7 @@ VERBS = {
     "bench": "quantbench.bench",
     "compact": "quantbench.store.command",
     "compare": "quantbench.report.compare",
+    "doctor": "quantbench.doctor",
     "figure": "quantbench.report.figure",
     "list": "quantbench.listing",
     "published": "quantbench.report.published",

@@ -79,16 +79,13 @@ def send(
     import wandb
 
     with _data_folder(results_dir / "wandb" / "staging"):
-        known = wandb.Settings.model_fields
-        settings = wandb.Settings(**{key: value for key, value in _SETTINGS.items() if key in known})
-        wandb.setup(settings=settings)
         online, reason = goes_online(cfg.mode)
         options |= {
             "project": cfg.project,
             "entity": cfg.entity,
             "tags": list(cfg.tags),
             "dir": str(results_dir),
-            "settings": settings,
+            "settings": _quiet(),
             "id": os.environ.get("WANDB_RUN_ID", id),
         }
         try:
@@ -126,10 +123,18 @@ def _data_folder(folder: Path) -> Iterator[None]:
         del os.environ["WANDB_DATA_DIR"]
 
 
+def _quiet() -> Any:
+    """The settings above, as far as this version of the library knows them."""
+    import wandb
+
+    return wandb.Settings(**{key: value for key, value in _SETTINGS.items() if key in wandb.Settings.model_fields})
+
+
 def goes_online(mode: str) -> tuple[bool, str]:
     """Whether to go online, and if not, why not. WANDB_MODE=offline is respected where the mode is auto."""
     import wandb
 
+    wandb.setup(settings=_quiet())
     if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")):
         return False, "as asked"
     return bool(wandb.api.api_key), "not logged in"

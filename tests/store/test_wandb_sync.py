@@ -91,6 +91,15 @@ def test_what_was_written_offline_is_sent_once_there_is_a_connection(results, mo
     assert asked == [("online", "a1", "allow")]  # and not, for every run, the wait for a connection
 
 
+def test_a_compacted_store_is_sent_whole(results):
+    Store(results).compact()
+    assert not list((results / "runs").glob("*.parquet"))
+    done = sync(results, Wandb(), figures=no_figures)
+    assert (len(done.sent), done.problems) == (3, [])
+    run = next(run for run in map(read_run, offline_runs(results)) if run.id == "a2")
+    assert [row[1] for row in run.tables["samples/acc/facts"]] == [1.0, 0.0, 1.0, 1.0]
+
+
 def test_samples_that_are_gone_are_said_and_cost_only_themselves(results):
     (results / "samples" / "a1.parquet").unlink()
     done = sync(results, Wandb(), figures=no_figures)
