@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from quantbench.errors import InputError
 
 BENCHMARKS = {
+    "evaluation": "quantbench.bench.evaluation",
     "quantize": "quantbench.bench.quantize",
     "coverage": "quantbench.bench.coverage",
     "store": "quantbench.bench.store",

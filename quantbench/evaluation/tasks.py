@@ -83,13 +83,19 @@ def load_tasks(config: Evaluation, *, cache_dir: Path) -> TaskSet | None:
 
 
 def run_tasks(tasks: TaskSet, model: Any, tokenizer: Any, config: Evaluation) -> list[TaskScores]:
-    """Score ``model`` on ``tasks`` with lm-eval's own code and defaults.
+    """Score ``model`` on ``tasks`` with lm-eval's own code and defaults."""
+    from quantbench.evaluation.language_model import SharedPrefixLM
+
+    with _quiet():
+        return score_tasks(tasks, SharedPrefixLM(model, tokenizer, batch_size=config.batch_size), config)
+
+
+def score_tasks(tasks: TaskSet, lm: Any, config: Evaluation) -> list[TaskScores]:
+    """Score an lm-eval model class on ``tasks``.
 
     A group or tag (``mmlu``) gives one score per metric over the items of all its tasks together.
     """
     from lm_eval.evaluator import evaluate
-
-    from quantbench.evaluation.language_model import SharedPrefixLM
 
     unique = {leaf.task_name: leaf for leaves in tasks.leaves.values() for leaf in leaves}
     with _quiet():
@@ -98,12 +104,7 @@ def run_tasks(tasks: TaskSet, model: Any, tokenizer: Any, config: Evaluation) ->
         torch.manual_seed(_OTHER_SEED)
         for leaf in unique.values():
             leaf.set_fewshot_seed(seed=_OTHER_SEED)
-        results = evaluate(
-            lm=SharedPrefixLM(model, tokenizer, batch_size=config.batch_size),
-            task_dict={"tasks": unique, "groups": {}},
-            limit=config.limit,
-            bootstrap_iters=0,
-        )
+        results = evaluate(lm=lm, task_dict={"tasks": unique, "groups": {}}, limit=config.limit, bootstrap_iters=0)
     assert results is not None
     return [score for name, leaves in tasks.leaves.items() for score in _scores(name, leaves, results)]
 
