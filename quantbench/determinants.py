@@ -29,6 +29,8 @@ def determinants(config: "RunConfig", label: Label, model: ModelIdentity, device
         "dtype": dtype,
         "evaluation": _text(asdict(config.evaluation)),
     }
+    if config.evaluation.compute == "model":  # the field is younger than many stored runs: at its default, no new id
+        del found["evaluation"]["compute"]
     if config.evaluation.include_path is not None:
         found["evaluation"]["include_path"] = _content(Path(config.evaluation.include_path))
     if not config.rounding.quantizes:

@@ -72,7 +72,7 @@ def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outc
         calibration_hash=calibration.hash if calibration else None,
         contaminated=bool(flagged),
         seed=config.seed,
-        dtype=str(outcome.reference.loaded.dtype).removeprefix("torch."),
+        dtype=_arithmetic(str(outcome.reference.loaded.dtype).removeprefix("torch."), config.evaluation.compute),
         device=device_name(outcome.device),
         config=json.dumps(asdict(config), sort_keys=True),
         versions=json.dumps(versions(), sort_keys=True),
@@ -134,3 +134,8 @@ def unquantized_parameters(model: nn.Module) -> int:
 def device_name(device: torch.device) -> str:
     """The accelerator's or processor's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(machine()["cpu"])
+
+
+def _arithmetic(dtype: str, compute: str) -> str:
+    """The model's dtype, and that of its products where ``evaluation.compute`` asks for another."""
+    return dtype if compute in ("model", dtype) else f"{dtype}, products {compute}"

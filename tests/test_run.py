@@ -202,3 +202,8 @@ def test_a_failing_run_of_a_sweep_does_not_stop_the_others(tmp_path, monkeypatch
     assert code == 2
     assert "short.txt" in capfd.readouterr().err
     assert Store(tmp_path / "out").load().run_id.nunique() == 1
+
+
+def test_a_run_scored_with_bfloat16_products_says_so_where_tables_compare_dtypes(tmp_path):
+    run("method=rtn", "evaluation.compute=bfloat16", "evaluation.tasks=[]", f"results_dir={tmp_path}")
+    assert set(Store(tmp_path).load().dtype) == {"float32, products bfloat16"}

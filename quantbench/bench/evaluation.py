@@ -100,6 +100,8 @@ def _facts(args: argparse.Namespace, loaded: Any) -> dict[str, Any]:
     import torch
     import transformers
 
+    from quantbench.evaluation.precision import has_amx
+
     return {
         "model": loaded.identity.name,
         "revision": loaded.identity.revision,
@@ -109,7 +111,7 @@ def _facts(args: argparse.Namespace, loaded: Any) -> dict[str, Any]:
         "rival_batch": args.rival_batch,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "amx": bool(torch.cpu._is_amx_tile_supported()),
+        "amx": has_amx(),
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, lm_eval)},
     }
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 PROTOCOLS = ("gptq-2048", "gptq-4096", "lm-eval-word", "lm-eval-byte", "llamacpp-512", "hqq-1024-512")
 EXECUTIONS = ("fake", "packed")
+COMPUTE = ("model", "bfloat16")
 _GPTQ = re.compile(r"gptq-([1-9]\d*)")
 
 
@@ -23,7 +24,8 @@ class Evaluation:
     per forward pass, and for tasks that many times 2048 tokens; tasks: lm-eval task names; num_fewshot: examples in the
     prompt (None: the task's own); limit: items per task; include_path: a folder of lm-eval task yaml files; divergence:
     whether to compare every predicted distribution with full precision's; execution: how quantized weights are computed
-    with: ``fake`` dequantizes them once, ``packed`` decodes their codes on the way to the multiplier.
+    with: ``fake`` dequantizes them once, ``packed`` decodes their codes on the way to the multiplier; compute:
+    ``model`` for the model's own dtype, ``bfloat16`` for products in bfloat16 (``precision.computing``).
 
     Raises:
         ValueError: a field out of its range.
@@ -40,6 +42,7 @@ class Evaluation:
     include_path: str | None = None
     divergence: bool = True
     execution: str = "fake"
+    compute: str = "model"
 
     def __post_init__(self) -> None:
         length = gptq_length(self.protocol)
@@ -50,6 +53,8 @@ class Evaluation:
             )
         if self.execution not in EXECUTIONS:
             raise ValueError(f"evaluation.execution={self.execution!r}; allowed: {', '.join(EXECUTIONS)}")
+        if self.compute not in COMPUTE:
+            raise ValueError(f"evaluation.compute={self.compute!r}; allowed: {', '.join(COMPUTE)}")
         for name, low in (("max_windows", 1), ("batch_size", 1), ("num_fewshot", 0), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and value < low:

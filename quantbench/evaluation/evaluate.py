@@ -15,6 +15,7 @@ from quantbench.data.corpora import Documents, load_documents, tokenize
 from quantbench.evaluation.baseline import Baseline, BaselineWriter, DamagedBaselineError, cache_key, read_baseline
 from quantbench.evaluation.config import Evaluation
 from quantbench.evaluation.divergence import compare
+from quantbench.evaluation.precision import computing
 from quantbench.evaluation.protocols import WindowSet, make_windows
 from quantbench.evaluation.results import corpus_measurements, task_measurements
 from quantbench.evaluation.scoring import mean_nll, model_device, nll_windows, readout_of, target_states, vocabulary_of
@@ -75,8 +76,9 @@ def baseline(prepared: Prepared, model: Any, *, identity: dict[str, Any], cache_
             shutil.rmtree(folder)
     writer = BaselineWriter(folder)
     try:
-        nll, softcap = _score_full_precision(prepared, model, writer)
-        scores = run_tasks(prepared.tasks, model, prepared.tokenizer, prepared.config) if prepared.tasks else []
+        with computing(prepared.config.compute, model_device(model)):
+            nll, softcap = _score_full_precision(prepared, model, writer)
+            scores = run_tasks(prepared.tasks, model, prepared.tokenizer, prepared.config) if prepared.tasks else []
         writer.commit(nll, scores, softcap, key)
     except BaseException:
         writer.discard()
@@ -93,7 +95,9 @@ def measure(prepared: Prepared, base: Baseline, model: Any | None = None) -> lis
     if model is None:
         corpus = corpus_measurements(prepared.documents.name, prepared.window_set, base.nll, floor=prepared.floor)
         return corpus + task_measurements(base.scores, None)
-    nll, kl, agreement = _score(prepared, base, model)
+    with computing(prepared.config.compute, model_device(model)):
+        nll, kl, agreement = _score(prepared, base, model)
+        scores = run_tasks(prepared.tasks, model, prepared.tokenizer, prepared.config) if prepared.tasks else []
     corpus = corpus_measurements(
         prepared.documents.name,
         prepared.window_set,
@@ -103,7 +107,6 @@ def measure(prepared: Prepared, base: Baseline, model: Any | None = None) -> lis
         agreement=agreement,
         floor=prepared.floor,
     )
-    scores = run_tasks(prepared.tasks, model, prepared.tokenizer, prepared.config) if prepared.tasks else []
     return corpus + task_measurements(scores, base.scores)
 
 

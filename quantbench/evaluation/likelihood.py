@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from quantbench.evaluation.precision import as_loaded
 from quantbench.evaluation.prefix_trees import PrefixTree, Tokens, batches, grow_trees
 from quantbench.evaluation.scoring import Readout, agrees, model_device, pieces, readout_of, vocabulary_of
 from quantbench.progress import track
@@ -89,7 +90,7 @@ def can_share(model: Any) -> bool:
     sequences = [np.array([*prefix, *end], dtype=np.int32) % vocabulary_of(model) for end in ends]
     (tree,) = grow_trees(sequences, max_tokens=_TREE_TOKENS, pair_cost=0.0)
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), as_loaded(model_device(model), products="highest"):
         try:
             found = _states(model, Readout(None), [tree])[0]
         except (TypeError, ValueError, RuntimeError, IndexError):
@@ -119,7 +120,7 @@ def _states(model: Any, readout: Readout, batch: Sequence[PrefixTree]) -> torch.
         logits: torch.Tensor = model(input_ids=ids.to(device), use_cache=False, **options).logits
         return logits
     states: torch.Tensor = model.base_model(input_ids=ids.to(device), use_cache=False, **options).last_hidden_state
-    return states
+    return states.to(model.dtype)
 
 
 def _masks(model: Any, batch: Sequence[PrefixTree], positions: torch.Tensor) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from quantbench.evaluation.precision import as_loaded
 from quantbench.evaluation.protocols import Window
 from quantbench.progress import track
 
@@ -36,7 +37,8 @@ class Readout:
         """Logits [n, vocabulary] fp32 of states [n, hidden]."""
         if self.head is None:
             return states.float()
-        logits = self.head(states)
+        with as_loaded(states.device):
+            logits = self.head(states)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits.float()
@@ -52,7 +54,7 @@ def readout_of(model: Any, ids: torch.Tensor) -> Readout:
     if head is None or model.base_model is model:
         return Readout(None)
     readout = Readout(head, getattr(model.config.get_text_config(), "final_logit_softcapping", None))
-    with torch.inference_mode():
+    with torch.inference_mode(), as_loaded(model_device(model), products="highest"):
         prefix = ids[None, :_PROBE_TOKENS].to(model_device(model))
         states = getattr(model.base_model(input_ids=prefix, use_cache=False), "last_hidden_state", None)
         expected = model(input_ids=prefix, use_cache=False).logits[0].float()
@@ -82,7 +84,7 @@ def target_states(
             if readout.head is None:
                 states = model(input_ids=ids, use_cache=False).logits
             else:
-                states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.to(model.dtype)
         for row, index in enumerate(batch):
             yield index, states[row, windows[index].first_target - 1 :]
 

@@ -20,6 +20,7 @@ def test_known_protocols_are_accepted(protocol: str) -> None:
         ({"num_fewshot": -1}, "evaluation.num_fewshot=-1"),
         ({"max_windows": 0}, "evaluation.max_windows=0"),
         ({"execution": "real"}, "evaluation.execution='real'; allowed: fake, packed"),
+        ({"compute": "float16"}, "evaluation.compute='float16'; allowed: model, bfloat16"),
         ({"tasks": ["piqa", "piqa"]}, "named twice"),
     ],
 )
