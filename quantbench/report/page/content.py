@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantbench.store.parquet import Store
 
 # Samples worth their bytes: those that a paired difference of these metrics is computed from.
-_PAIRED_IN_WINDOWS = ("perplexity", "kl_divergence")
+_PAIRED_IN_WINDOWS = ("perplexity", "kl_divergence", "top1_agreement")
 _JSON = ("versions", "seconds", "peak_memory", "notes")
 # In the order of the table; those on which all runs agree are said once, above it.
 _FIELDS = (
@@ -28,7 +28,10 @@ _FIELDS = (
     *("dtype", "device"),
 )
 _ALWAYS = ("method", "bits")
-_FOLDED = ("symmetric", "range", "allocation", "activation", "statistics", "calibration", "seqlen", "corpus", "device")
+_FOLDED = (
+    *("symmetric", "range", "allocation", "activation", "statistics", "calibration", "num_samples", "seqlen"),
+    *("corpus", "device"),
+)
 
 
 def page_data(frame: "pd.DataFrame", store: "Store | None") -> dict[str, Any]:
@@ -115,7 +118,7 @@ class _SamplePool:
         self._store = store
 
     def add(self, rows: Sequence[Row]) -> dict[int, str]:
-        """A run's samples by the number of their set, each as base64 of little-endian float64."""
+        """A run's samples by the number of their set, in base64: little-endian float64, of answers a bit each."""
         if self._store is None:
             return {}
         try:
@@ -127,7 +130,8 @@ class _SamplePool:
         for row in rows:
             samples = by_measure.get((row["metric"], row["task"]))
             if samples is not None and _is_paired(row, samples):
-                found[self._set(row, samples)] = _base64(samples["value"].to_numpy())
+                values = samples["value"].to_numpy()
+                found[self._set(row, samples)] = _base64(values) if in_windows(row) else _bits(values)
         return found
 
     def _set(self, row: Row, samples: "pd.DataFrame") -> int:
@@ -145,9 +149,8 @@ class _SamplePool:
                 {
                     "metric": row["metric"],
                     "task": row["task"],
-                    "serial": serial,
-                    "answers": not serial,
-                    "weights": _base64(weights),
+                    "count": len(weights),
+                    **({"weights": _base64(weights)} if serial else {"answers": True}),
                 }
             )
         return self._known[key]
@@ -161,3 +164,7 @@ def _is_paired(row: Row, samples: "pd.DataFrame") -> bool:
 
 def _base64(values: Any) -> str:
     return base64.b64encode(np.asarray(values, dtype="<f8").tobytes()).decode("ascii")
+
+
+def _bits(answers: Any) -> str:
+    return base64.b64encode(np.packbits(np.asarray(answers, dtype=bool)).tobytes()).decode("ascii")

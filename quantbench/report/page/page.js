@@ -149,19 +149,22 @@ function toggle(run, ticked) {
   byId("compare").disabled = state.ticked.length !== 2;
 }
 
+// The ratio is perplexity's own comparison, and the floor belongs to the text.
+const NOT_COMPARED = ["perplexity_ratio", "entropy_floor"];
 const digits = (value) => Number(value).toPrecision(4);
 const pText = (p) => p === null ? "" : p < 1e-6 ? "p < 1e-6" : `p ${p.toPrecision(2)}`;
 
 // What can be said of a and b on one metric: of the samples they share where there are any, else both values alone.
 function difference(a, b, set) {
-  const { metric, serial, answers, weights } = data.samples[set];
-  const [left, right] = [a, b].map((run) => decode(run.samples[set]));
+  const { metric, answers, weights, count } = data.samples[set];
+  const [left, right] = [a, b].map(({ samples }) =>
+    answers ? decodeAnswers(samples[set], count) : decode(samples[set]));
   if (answers) {
     const better = left.filter((value, index) => value > right[index]).length;
     const worse = left.filter((value, index) => value < right[index]).length;
-    return { estimate: (better - worse) / left.length, p: mcnemar(better, worse), better, worse, count: left.length };
+    return { estimate: (better - worse) / count, p: mcnemar(better, worse), better, worse, count };
   }
-  const found = pairedDifference(left, right, decode(weights), serial);
+  const found = pairedDifference(left, right, decode(weights), true);
   if (metric !== "perplexity" || found.low === null) return found;
   return { ...found, ratio: Math.exp(found.estimate), ratioLow: Math.exp(found.low), ratioHigh: Math.exp(found.high) };
 }
@@ -180,19 +183,19 @@ function inWords(found) {
 function showDifference() {
   const [a, b] = state.ticked;
   const lines = data.metrics.flatMap(({ metric, task }, index) => {
-    if (!a.values[index] || !b.values[index]) return [];
+    if (!a.values[index] || !b.values[index] || NOT_COMPARED.includes(metric)) return [];
     const set = data.samples.findIndex((one, place) =>
       one.metric === metric && one.task === task && place in a.samples && place in b.samples);
     const found = set < 0 ? null : difference(a, b, set);
     const cells = [a.values[index].text, b.values[index].text];
-    if (!found) return [[`${metric}, ${task}`, ...cells, "no samples in common", ""]];
+    if (!found) return [[`${metric}, ${task}`, ...cells, "no samples in common are kept here", ""]];
     return [[`${metric}, ${task}`, ...cells, inWords(found), pText(found.p)]];
   });
   const skipped = new Set(["run_id", "created", "seconds", "peak_memory", "notes", "quantized_bytes", "model_bytes"]);
   const fields = Object.keys(a.identity).filter((field) => !skipped.has(field)
     && JSON.stringify(a.identity[field]) !== JSON.stringify(b.identity[field]));
   byId("difference-body").replaceChildren(
-    table(lines, ["metric", `A: ${nameOf(a)}`, `B: ${nameOf(b)}`, "A against B, paired", "no difference"]),
+    table(lines, ["metric", `A: ${nameOf(a)}`, `B: ${nameOf(b)}`, "A against B, paired", "of no difference"]),
     element("p", "Student's t intervals over windows, neighbours' correlation counted; McNemar's exact test for answers. "
       + `python -m quantbench compare ${a.id} ${b.id} resamples and corrects for several metrics.`, { class: "hint" }),
     element("h2", "Settings that differ"),

@@ -3,8 +3,13 @@
 // (The command line resamples instead of taking the t distribution; a test holds everything else equal to Python's.)
 const MOST_CORRELATION = 0.8, CAUTION = 2, FEWEST_EFFECTIVE = 2.5, FEWEST_SERIAL = 8;
 
-function decode(base64) {
-  return new Float64Array(Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer);
+const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+const decode = (base64) => new Float64Array(bytes(base64).buffer);
+
+// Answers are a bit each, the first item's the highest of the first byte.
+function decodeAnswers(base64, count) {
+  const packed = bytes(base64);
+  return Array.from({ length: count }, (_, index) => (packed[index >> 3] >> (7 - (index & 7))) & 1);
 }
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
