@@ -97,6 +97,7 @@ def parser() -> ArgumentParser:
     shared.add_argument(
         "--where", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="only these (VALUE,VALUE: any)"
     )
+    shared.add_argument("--mix", metavar="FIELDS", help="fields in which runs may differ unseen; the caption says so")
     shared.add_argument("--width", type=_inches, default=COLUMN_WIDTH, help="inches (%(default)s, a paper's column)")
     shared.add_argument("--height", type=_inches, help="inches (default: as the figure needs)")
     command = ArgumentParser(

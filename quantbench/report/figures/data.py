@@ -13,6 +13,7 @@ from quantbench.report.selection import (
     Query,
     Row,
     check_comparable,
+    check_statistics,
     is_reference,
     key_of,
     select,
@@ -106,6 +107,7 @@ def selected(frame: "pd.DataFrame", query: Query) -> Selection:
     """
     rows = select(frame, query)
     check_comparable(rows, query)
+    check_statistics(rows, query)
     quantized = [row for row in rows if not is_reference(row)]
     if not quantized:
         raise InputError("only full precision is selected: a figure needs quantized runs")

@@ -49,5 +49,6 @@ def query(arguments: argparse.Namespace, rows: str, cols: str, *, options: str =
         metrics=(arguments.metric,),
         task=arguments.task,
         where=conditions(arguments.where),
-        options=options,
+        options=f"{options}, or to --mix to allow it",
+        mix=fields(arguments.mix, "--mix") if arguments.mix is not None else (),
     )

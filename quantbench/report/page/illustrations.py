@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 _COMPARABLE = ("model", "dtype", "protocol", "corpus")
 _MOST_GROUPS = 6
-_WIDTH = "4.6"  # inches: wider than a paper's column, as a screen is
+# Wider than a paper's column, as a screen is; a page of everything shows both modes of statistics and says so.
+_ALWAYS = ("-o", "page.svg", "--width", "4.6", "--mix", "statistics")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def illustrations(frame: "pd.DataFrame") -> tuple[list[Illustration], list[str]]
         for kind, options, about in _attempts(group):
             shows = KINDS[kind].shows
             title = ", ".join(filter(None, (shows[0].upper() + shows[1:], about, where)))
-            arguments = parser().parse_args([kind, "-o", "page.svg", "--width", _WIDTH, *options])
+            arguments = parser().parse_args([kind, *_ALWAYS, *options])
             try:
                 drawing = make_figure(group, arguments)
             except InputError as error:

@@ -32,7 +32,7 @@ def test_methods_differ_in_colour_marker_and_line(sizes):
 
 def test_two_runs_at_one_place_are_refused(sizes):
     sizes.add(records.identity(group_size=128), ratio(1.1, 1.0, 1.2))
-    with pytest.raises(InputError, match=r"2 runs fall into the cell .* differ in group_size: 128, 64; .* to --by\)"):
+    with pytest.raises(InputError, match=r"2 runs fall into the cell .* differ in group_size: 128, 64; .* to --by,"):
         sizes.draw("bits")
     assert "gptq group_size=128" in series(sizes.draw("bits", "--by", "method,group_size").figure)
 

@@ -43,7 +43,7 @@ def test_numbers_are_white_on_dark_and_black_on_light(crossed):
 
 def test_runs_that_share_a_cell_are_refused_with_the_options_that_tell_them_apart(crossed):
     crossed.add(records.identity(transform="none", rounding="gptq", bits=3), ratio(2.0, 1.9, 2.1))
-    with pytest.raises(InputError, match=r"bits: 3, 4; .*to --rows or --cols\)"):
+    with pytest.raises(InputError, match=r"bits: 3, 4; .*to --rows or --cols,"):
         crossed.draw("heatmap")
     figure = crossed.draw("heatmap", "--where", "bits=3").figure
     assert _texts(figure) == {"2.00"}

@@ -111,6 +111,13 @@ def test_mixed_protocols_are_refused_as_in_a_table(sizes):
         sizes.draw("pareto")
 
 
+def test_mixed_statistics_are_refused_unless_told_and_then_the_caption_says_so(sizes):
+    sizes.add(records.identity(method="awq", statistics="fp"), records.perplexity(12.0), ratio(1.2, 1.1, 1.3))
+    with pytest.raises(InputError, match=r"mix statistics: fp, propagate; .*to --mix to allow it"):
+        sizes.draw("pareto")
+    assert "mixes statistics, as asked: fp, propagate" in sizes.draw("pareto", "--mix", "statistics").caption
+
+
 def test_full_precision_alone_is_no_figure(runs):
     runs.add(records.full_precision(), records.perplexity(10.0))
     with pytest.raises(InputError, match="only full precision"):
