@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantbench.errors import InputError, QuantizationError
+from quantbench.errors import InputError, JobFailedError, QuantizationError
 from quantbench.signals import EXIT_CODE, Terminated, terminable
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ VERBS = {
     "wandb-sync": "quantbench.syncing",
 }
 _ABOUT_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
-
-
-class JobFailedError(Exception):
-    """A job of a sweep failed and has said why; carries the exit code through any launcher."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

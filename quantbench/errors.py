@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class QuantizationError(RuntimeError):
     """A run that cannot go on (NaN in the weights, a Hessian beyond repair), in one line. Exits with code 1."""
+
+
+class JobFailedError(Exception):
+    """A job of a sweep failed and has said why; carries the exit code through any launcher."""

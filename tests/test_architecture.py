@@ -14,19 +14,24 @@ ALLOWED = {
     "kernels": {"formats", "kernels"},
     "methods": {"formats", "kernels", "methods"},
     "models": {"formats", "kernels", "methods", "models"} | NEUTRAL,
+    "cluster": {"cluster", "config"} | NEUTRAL,
     "export": {"export", "formats", "models"} | NEUTRAL,
     "data": {"data"} | NEUTRAL,
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,
     "report": {"report", "store"} | NEUTRAL,
+    "plugins": {"cluster", "config"} | NEUTRAL,
     "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config", "store"} | NEUTRAL,
 }
 TRITON = {"triton.py", "numeric.py", "compiled.py"}  # the files of kernels/ that may need it
+HYDRA = {"config", "__main__", "plugins"}
 OWNERS = {
-    "hydra": {"config", "__main__"},
-    "omegaconf": {"config", "__main__"},
+    "hydra": HYDRA,
+    "omegaconf": HYDRA,
     "wandb": {"store"},
     "matplotlib": {"report"},
+    "submitit": {"cluster"},
+    "ray": {"cluster"},
 }
 NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths")
 

@@ -33,6 +33,7 @@ def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path:
     register()
     extra = Path(search_path).absolute() if search_path else None
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        _check_hydra([o for o in _parse(overrides) if _is_hydra(o)], extra)
         jobs = _jobs(_parse(overrides)) if multirun else [list(overrides)]
         return [_check_job(job, extra) for job in jobs]
 
@@ -89,9 +90,27 @@ def _is_hydra(override: Override) -> bool:
     return override.key_or_group == "hydra" or override.key_or_group.startswith(("hydra.", "hydra/"))
 
 
+def _check_hydra(overrides: list[Override], extra: Path | None) -> None:
+    """The settings of launcher and sweeper; ``+hydra...`` adds one that is not there, so that is not known."""
+    choices = [o for o in overrides if "/" in o.key_or_group]
+    for override in choices:
+        _check_choice(override, _options(override.key_or_group, extra))
+    if not overrides:
+        return
+    known = _flat_keys(_compose([o.input_line or "" for o in choices] + _search(extra), whole=True))
+    for override in overrides:
+        if override not in choices and not override.is_add():
+            _check_key(override, known)
+    _compose([o.input_line or "" for o in overrides] + _search(extra), whole=True)
+
+
+def _search(extra: Path | None) -> list[str]:
+    return [f"hydra.searchpath=[file://{extra}]"] if extra else []
+
+
 def _check_job(job: list[str], extra: Path | None) -> RunConfig:
     own = [o for o in _parse(job) if not _is_hydra(o)]
-    search = [f"hydra.searchpath=[file://{extra}]"] if extra else []
+    search = _search(extra)
     groups = _groups(extra)
     for override in own:
         if override.is_sweep_override():
@@ -136,9 +155,10 @@ def _check_key(override: Override, known: set[str]) -> None:
     raise InputError(f"{key}: unknown key; allowed are {', '.join(siblings)}{did_you_mean(key, known)}")
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: list[str], *, whole: bool = False) -> DictConfig:
+    """whole: with Hydra's own settings."""
     try:
-        return compose(config_name=CONFIG_NAME, overrides=overrides)
+        return compose(config_name=CONFIG_NAME, overrides=overrides, return_hydra_config=whole)
     except (ConfigCompositionException, OmegaConfBaseException) as error:
         raise InputError(_explain(error)) from error
     except HydraException as error:

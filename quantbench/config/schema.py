@@ -7,16 +7,20 @@ fails here, before a model is loaded.
 import importlib
 import inspect
 import pkgutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.plugin import Plugin
 from hydra.types import RunMode
 from omegaconf import MISSING, OmegaConf
 
 from quantbench.axes import AXES
+from quantbench.cluster.options import Joblib, Ray, Slurm
 from quantbench.data.calibration import Calibration
 from quantbench.errors import InputError
 from quantbench.evaluation.config import Evaluation
@@ -125,7 +129,9 @@ _OTHER_NODES: dict[str, dict[str, type]] = {
     "calibration": {"calibration_base": Calibration},
     "evaluation": {"evaluation_base": Evaluation},
     "logger": {"logger_base": Logger},
+    "hydra/launcher": {"slurm_base": Slurm, "ray_base": Ray, "joblib_base": Joblib},
 }
+_PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 
 
 def components(axis: str) -> dict[str, type]:
@@ -158,14 +164,26 @@ def _sweep() -> str | None:
 
 
 def register() -> None:
-    """Register the schema of every group with Hydra's ConfigStore, and the resolver that conf/ uses (idempotent)."""
+    """Register the schema of every group with Hydra's ConfigStore, what conf/ uses, and our plugins (idempotent)."""
     OmegaConf.register_new_resolver("sweep", _sweep, replace=True)
+    _register_plugins()
     store = ConfigStore.instance()
     store.store(name="base_config", node=RunConfig)
     nodes = {axis: {f"{name}_base": cls for name, cls in components(axis).items()} for axis in _AXIS_PACKAGES}
     for group, choices in (nodes | _OTHER_NODES).items():
         for name, component in choices.items():
             store.store(group=group, name=name, node=_node(component, group))
+
+
+def _register_plugins() -> None:
+    """Make our launchers known; Hydra takes plugins from the namespace package ``hydra_plugins`` alone."""
+    if str(_PLUGINS) not in sys.path:
+        sys.path.append(str(_PLUGINS))
+    for file in sorted((_PLUGINS / "hydra_plugins").glob("*.py")):
+        module = importlib.import_module(f"hydra_plugins.{file.stem}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Plugin) and value.__module__ == module.__name__:
+                Plugins.instance().register(value)
 
 
 def conf_dir() -> Path:

@@ -124,6 +124,25 @@ def test_a_sweep_is_checked_as_a_whole_before_it_starts():
         check_command_line(["method=rtn,gptqq"], multirun=True)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "hydra.launcher.gpu=2",
+            r"hydra.launcher.gpu: unknown key; allowed are .*\(did you mean hydra.launcher.gpus\?\)",
+        ),
+        (
+            "hydra.launcher.gpus=two",
+            r"hydra.launcher.gpus: Value 'two' of type 'str' could not be converted to Integer",
+        ),
+        ("hydra/launcher=slrum", r"hydra/launcher=slrum: unknown; allowed are .*slurm.*\(did you mean slurm\?\)"),
+    ],
+)
+def test_a_wrong_setting_of_the_launcher_is_named(override, message):
+    with pytest.raises(InputError, match=message):
+        check_command_line(["hydra/launcher=joblib", override], multirun=True)
+
+
 def test_another_folder_of_configurations_is_found(tmp_path):
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "mine.yaml").write_text(
