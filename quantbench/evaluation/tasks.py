@@ -5,9 +5,9 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from quantbench.errors import InputError
 from quantbench.evaluation.config import Evaluation
+from quantbench.evaluation.likelihood import Layout
 
 _WORLD_PREFIX = "world_"
 # The seeds of lm-eval's own command line, so that few-shot examples are the ones it would draw.
@@ -39,10 +40,14 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Loaded lm-eval tasks: the leaf tasks behind every asked name, and the sha256 of their settings and items."""
+    """Loaded lm-eval tasks: the leaf tasks behind every asked name, and the sha256 of their settings and items.
+
+    layouts: requests that were encoded and laid out, for the next model with the same tokenizer and width.
+    """
 
     leaves: dict[str, list[Any]]
     fingerprint: str
+    layouts: dict[Hashable, Layout] = field(default_factory=dict, compare=False, repr=False)
 
 
 def check_tasks(config: Evaluation, *, cache_dir: Path) -> None:
@@ -78,6 +83,7 @@ def load_tasks(config: Evaluation, *, cache_dir: Path) -> TaskSet | None:
                 ) from error
             for leaf in leaves[name]:
                 _configure(leaf, config.num_fewshot)
+                leaf.build_all_requests = _BuiltOnce(leaf)
                 digest.update(_description(leaf, config.limit).encode("utf-8", "surrogatepass"))
     return TaskSet(leaves, digest.hexdigest())
 
@@ -87,7 +93,8 @@ def run_tasks(tasks: TaskSet, model: Any, tokenizer: Any, config: Evaluation) ->
     from quantbench.evaluation.language_model import SharedPrefixLM
 
     with _quiet():
-        return score_tasks(tasks, SharedPrefixLM(model, tokenizer, batch_size=config.batch_size), config)
+        lm = SharedPrefixLM(model, tokenizer, batch_size=config.batch_size, layouts=tasks.layouts)
+        return score_tasks(tasks, lm, config)
 
 
 def score_tasks(tasks: TaskSet, lm: Any, config: Evaluation) -> list[TaskScores]:
@@ -151,6 +158,20 @@ def _configure(leaf: Any, num_fewshot: int | None) -> None:
         leaf.set_config(key="num_fewshot", value=num_fewshot)
     elif own is None:
         leaf.set_config(key="num_fewshot", value=0)
+
+
+class _BuiltOnce:
+    """Gives a task's requests again, unanswered, instead of rendering its prompts for every model."""
+
+    def __init__(self, leaf: Any) -> None:
+        self._leaf, self._build, self._settings = leaf, leaf.build_all_requests, dict[str, Any]()
+
+    def __call__(self, **settings: Any) -> None:
+        if settings != self._settings:
+            self._build(**settings)
+            self._settings = settings
+        for request in self._leaf.instances:
+            request.resps, request.filtered_resps = [], {}
 
 
 def _description(leaf: Any, limit: int | None) -> str:

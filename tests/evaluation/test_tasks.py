@@ -115,6 +115,27 @@ def test_likelihood_task_gives_lm_evals_perplexity_and_accuracy(tmp_path: Path) 
     assert found["tiny_target", "acc"].value == pytest.approx(expected["acc,none"])
 
 
+def test_a_second_model_gets_the_prepared_requests_and_its_own_scores(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Evaluation(tasks=["tiny_one"], include_path=str(folder), num_fewshot=1)
+    models = [make_model(context=256, seed=seed) for seed in (0, 5)]
+    alone = [scores(config, tmp_path, model)["tiny_one", "acc"] for model in models]
+    assert alone[0].values != alone[1].values
+    tasks = load_tasks(config, cache_dir=tmp_path)
+    assert tasks is not None
+    first = run_tasks(tasks, models[0], make_tokenizer(), config)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("prepared a second time")
+
+    monkeypatch.setattr("lm_eval.api.task.ConfigurableTask.fewshot_context", refuse)
+    monkeypatch.setattr("lm_eval.models.huggingface.HFLM.tok_encode", refuse)
+    second = run_tasks(tasks, models[1], make_tokenizer(), config)
+    assert [score.values for score in (first[0], second[0])] == [score.values for score in alone]
+    assert run_tasks(tasks, models[0], make_tokenizer(), config) == first
+
+
 def test_a_group_pools_the_items_of_its_tasks(folder: Path, tmp_path: Path) -> None:
     config = Evaluation(tasks=["tiny_both", "tiny_one", "tiny_two"], include_path=str(folder))
     found = scores(config, tmp_path, make_model(context=256))
