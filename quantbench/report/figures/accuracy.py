@@ -41,7 +41,7 @@ def draw(frame: "pd.DataFrame", arguments: argparse.Namespace) -> Drawing:
     tasks = query(arguments, arguments.by, "" if arguments.task else "task")
     across = selected(frame, replace(tasks, cols=(), metrics=(arguments.x,), task=None))
     along = selected(frame, tasks)
-    answers, count = _mean_over_tasks(along.rows)
+    answers, measured = _mean_over_tasks(along.rows)
     found, lost = _paired(answers, across)
     found, outside = within(found, arguments.limits)
     names = ordered(found)
@@ -53,13 +53,13 @@ def draw(frame: "pd.DataFrame", arguments: argparse.Namespace) -> Drawing:
     handles += [
         draw_series(axes, [p for p in found if p.series == name], name, styles[name], connect=False) for name in names
     ]
-    y_label = metric_label(along) + (f", mean of {count} tasks" if count > 1 else "")
-    x_label, notes = axis_name(arguments.x), [*lost, *outside]
+    y_label = metric_label(along) + (f", mean of {len(measured)} tasks" if len(measured) > 1 else "")
+    x_label, notes = axis_name(arguments.x), [f"on {', '.join(measured)}", *lost, *outside]
     return finish(figure, handles, along, found, arguments, x_label=x_label, y_label=y_label, notes=notes)
 
 
-def _mean_over_tasks(rows: Sequence[Row]) -> tuple[dict[str, Row], int]:
-    """By run: the mean over its tasks, whose items are independent, and the number of tasks.
+def _mean_over_tasks(rows: Sequence[Row]) -> tuple[dict[str, Row], tuple[str, ...]]:
+    """By run: the mean over its tasks, whose items are independent; and the tasks.
 
     Raises:
         InputError: runs with different tasks, whose means say nothing about the methods.
@@ -71,7 +71,7 @@ def _mean_over_tasks(rows: Sequence[Row]) -> tuple[dict[str, Row], int]:
     if len(kinds) > 1:
         given = " and ".join(sorted("+".join(kind) for kind in kinds)[:2])
         raise InputError(f"runs have different tasks ({given}): choose one with --task")
-    return {name: _mean(own) for name, own in runs.items()}, len(next(iter(kinds)))
+    return {name: _mean(own) for name, own in runs.items()}, next(iter(kinds))
 
 
 def _mean(rows: Sequence[Row]) -> Row:

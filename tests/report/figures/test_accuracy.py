@@ -20,7 +20,9 @@ def test_several_tasks_are_averaged_and_independent_errors_add_in_squares(runs):
     runs.add(
         records.identity(), kl(0.25), accuracy(0.5, "a", stderr=0.03), accuracy(0.7, "b", stderr=0.04, baseline=0.9)
     )
-    figure = runs.draw("accuracy").figure
+    drawing = runs.draw("accuracy")
+    assert "on a, b" in drawing.notes
+    figure = drawing.figure
     gptq = series(figure)["gptq"]
     assert points(gptq) == [(0.25, pytest.approx(0.6))]
     assert bars(gptq) == [pytest.approx((0.6 - 1.96 * 0.025, 0.6 + 1.96 * 0.025))]
