@@ -52,8 +52,9 @@ class GPTQLayout(Layout):
             "lm_head": False,
             "checkpoint_format": "gptq_v2" if second else "gptq",
             "pack_dtype": "int32",
-            "meta": {"quantizer": [f"quantbench:{__version__}"]},
         }
+        if second:  # readers that know the first version alone refuse a configuration with this key
+            config["meta"] = {"quantizer": [f"quantbench:{__version__}"]}
         if plain:
             config["dynamic"] = {f"-:^{re.escape(name)}$": {} for name in plain}
         return Packed(tensors, config, {"quantize_config.json": config})  # AutoGPTQ looks there
