@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-OPERATIONS = ("gptq", "linear", "rtn")
+OPERATIONS = ("awq", "gptq", "hadamard", "hqq", "linear", "rtn")
 ARCHITECTURES = (80, 90)
 _ALIGNED = [["tt.divisibility", 16]]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.errors import InputError
-from quantbench.methods.transform.rotation import Rotation
+from quantbench.methods.transform.rotation import ChannelRotation, Rotation
 from quantbench.models.capture import split_hidden
 from quantbench.models.folds import Fold, is_norm, norm_offset
 from quantbench.models.structure import Block, Structure
@@ -29,16 +29,19 @@ _LOGITS_TOLERANCE, _LOGITS_TOLERANCE_16 = 1e-3, 0.2
 
 @dataclass(frozen=True)
 class _Basis:
-    """What channels are multiplied with, in float64.
+    """What channels are multiplied with.
 
-    reader: Q [width, width]; writer: the same, with the mean taken out first where the norms do that (centred); head:
-    of the values of every head [head_dim, head_dim], or None.
+    stream: Q, for what reads the residual stream; centred: whether the norms take the mean out, which what writes to
+    it then does before; head: of the values of every head, or None.
     """
 
-    reader: Tensor
-    writer: Tensor
-    head: Tensor | None
+    stream: ChannelRotation
+    head: ChannelRotation | None
     centred: bool
+
+    def written(self, x: Tensor) -> Tensor:
+        """What is added to the stream [..., width], in the new basis."""
+        return self.stream(x - x.mean(-1, keepdim=True) if self.centred else x)
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,11 @@ def _prepare(model: nn.Module, structure: Structure, rotation: Rotation) -> tupl
 
 def _draw(rotation: Rotation, width: int, head_dim: int, *, centre: bool, device: torch.device) -> _Basis:
     generator = torch.Generator().manual_seed(rotation.seed)
-    reader = rotation.matrix(width, rotation.block(width), generator)
-    writer = reader - reader.mean(0) if centre else reader
+    stream = rotation.rotation(width, rotation.block(width), generator, device)
     head = None
     if rotation.heads:
-        head = rotation.matrix(head_dim, rotation.largest_block(head_dim), generator).to(device)
-    return _Basis(reader.to(device), writer.to(device), head, centre)
+        head = rotation.rotation(head_dim, rotation.largest_block(head_dim), generator, device)
+    return _Basis(stream, head, centre)
 
 
 def _find_ends(model: nn.Module, structure: Structure, width: int) -> _Ends:
@@ -150,14 +152,13 @@ def _check_block(model: nn.Module, block: Block, call: Call, basis: _Basis) -> N
     """Rotate a float32 copy of the block and compare: f'(h Q) must be f(h) Q."""
     module, call = in_float32(block.module, call)
     hidden, (args, kwargs) = split_hidden(call.args, call.kwargs)
-    writer = basis.writer.float()
-    expected = first_tensor(module(hidden, *args, **kwargs)) @ writer
+    expected = basis.written(first_tensor(module(hidden, *args, **kwargs)))
     _rotate_block_(module, block, basis)
-    actual = first_tensor(module(hidden @ writer, *args, **kwargs))
+    actual = first_tensor(module(basis.written(hidden), *args, **kwargs))
     error = float((actual - expected).abs().max() / expected.abs().max())
     if error <= _BLOCK_TOLERANCE:
         return
-    width, readers = len(writer), {fold.producer for fold in _readers(block, len(writer))}
+    width, readers = basis.stream.size, {fold.producer for fold in _readers(block, basis.stream.size)}
     inner = tuple(f"{site.parent}." for site in block.sites if site.parent)
     for name, child in block.module.named_modules():
         known = name in readers or name.startswith(inner)
@@ -177,32 +178,32 @@ def _rotate_block_(module: nn.Module, block: Block, basis: _Basis) -> None:
     """Rotate ``module``, which is the block's or a copy of it."""
     with _in_float64(module):
         reading: set[str] = set()
-        for fold in _readers(block, len(basis.reader)):
+        for fold in _readers(block, basis.stream.size):
             gain, shift = _strip_norm_(module, fold.producer, fold.norm_offset or 0.0)
             for name in fold.consumers:
-                _read_(module.get_submodule(name), gain, shift, basis.reader)
+                _read_(module.get_submodule(name), gain, shift, basis.stream)
             reading |= set(fold.consumers)
         for name in block.linears:
             linear: Any = module.get_submodule(name)
-            if name not in reading and linear.out_features == len(basis.writer):
-                linear.weight.copy_(basis.writer.T @ linear.weight)
+            if name not in reading and linear.out_features == basis.stream.size:
+                linear.weight.copy_(basis.written(linear.weight.T).T)
                 if linear.bias is not None:
-                    linear.bias.copy_(linear.bias @ basis.writer)
-        if basis.head is not None and (values := _values(block, len(basis.head))) is not None:
+                    linear.bias.copy_(basis.written(linear.bias))
+        if basis.head is not None and (values := _values(block, basis.head.size)) is not None:
             _rotate_heads_(module, values, basis.head)
 
 
-def _rotate_heads_(module: nn.Module, values: Fold, head: Tensor) -> None:
+def _rotate_heads_(module: nn.Module, values: Fold, head: ChannelRotation) -> None:
     """v R for the values of each head; the columns of the output projection that read them undo it."""
     assert values.rows is not None
     producer: Any = module.get_submodule(values.producer)
-    for rows in values.rows.view(-1, len(head)).unique(dim=0).to(head.device):
-        producer.weight[rows] = head.T @ producer.weight[rows]
+    for rows in values.rows.view(-1, head.size).unique(dim=0).to(producer.weight.device):
+        producer.weight[rows] = head(producer.weight[rows].T).T
         if producer.bias is not None:
-            producer.bias[rows] = producer.bias[rows] @ head
+            producer.bias[rows] = head(producer.bias[rows])
     for name in values.consumers:
         weight: Any = module.get_submodule(name).weight
-        weight.copy_((weight.view(len(weight), -1, len(head)) @ head).view_as(weight))
+        weight.copy_(head(weight.view(len(weight), -1, head.size)).view_as(weight))
 
 
 def _rotate_ends_(model: nn.Module, ends: _Ends, basis: _Basis) -> None:
@@ -211,11 +212,11 @@ def _rotate_ends_(model: nn.Module, ends: _Ends, basis: _Basis) -> None:
         model.config.get_text_config().tie_word_embeddings = False  # type: ignore[operator, union-attr]
     for table in ends.embeddings:
         with _in_float64(table):
-            table.weight.copy_(table.weight @ basis.writer)
-    offset = _offset(model, ends.final_norm, len(basis.reader))
+            table.weight.copy_(basis.written(table.weight))
+    offset = _offset(model, ends.final_norm, basis.stream.size)
     with _in_float64(ends.head):
         gain, shift = _strip_norm_(model, ends.final_norm, offset)
-        _read_(ends.head, gain, shift, basis.reader)
+        _read_(ends.head, gain, shift, basis.stream)
 
 
 def _offset(model: nn.Module, name: str, width: int) -> float:
@@ -239,12 +240,12 @@ def _strip_norm_(root: nn.Module, name: str, offset: float) -> tuple[Tensor, Ten
     return gain, shift
 
 
-def _read_(linear: Any, gain: Tensor, shift: Tensor | None, reader: Tensor) -> None:
+def _read_(linear: Any, gain: Tensor, shift: Tensor | None, reader: ChannelRotation) -> None:
     """W (gain * norm(h) + shift) + b, as a function of norm(h) Q."""
     if shift is not None:
         bias = linear.weight @ shift.to(linear.weight)
         linear.bias = nn.Parameter(bias if linear.bias is None else linear.bias + bias, requires_grad=False)
-    linear.weight.copy_((linear.weight * gain) @ reader)
+    linear.weight.copy_(reader(linear.weight * gain))
 
 
 @contextmanager
@@ -277,16 +278,16 @@ def _typical_change(logits: Tensor, before: Tensor) -> float:
 
 
 def _notes(rotation: Rotation, basis: _Basis, structure: Structure, *, tied: bool) -> list[str]:
-    name, width = type(rotation).__name__, len(basis.reader)
+    name, width = type(rotation).__name__, basis.stream.size
     block_size = rotation.block(width)
     whole = "" if block_size == width else f" in blocks of {block_size}"
     notes = [f"{name} (seed {rotation.seed}): residual stream of {width} channels rotated{whole}, norms folded"]
     if basis.centred:
         notes.append("LayerNorms became RMSNorms of a centred residual stream")
     if basis.head is not None:
-        missing = sum(_values(block, len(basis.head)) is None for block in structure.blocks)
+        missing = sum(_values(block, basis.head.size) is None for block in structure.blocks)
         left = f", but for {missing} blocks, whose value projection was not found" if missing else ""
-        notes.append(f"values rotated in heads of {len(basis.head)}{left}")
+        notes.append(f"values rotated in heads of {basis.head.size}{left}")
     if tied:
         notes.append("the output embedding no longer shares the input embedding's matrix, and is counted")
     return notes

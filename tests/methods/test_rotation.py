@@ -83,3 +83,11 @@ def test_sizes_without_a_matrix_are_rotated_in_the_largest_blocks_that_have_one(
 def test_out_of_range_hyperparameters_are_refused(build):
     with pytest.raises(ValueError, match="allowed"):
         build()
+
+
+@pytest.mark.parametrize("rotation", [Hadamard(), Hadamard(random_signs=False), RandomRotation()], ids=repr)
+@pytest.mark.parametrize(("size", "block"), [(32, 8), (24, 12)])
+def test_rotating_channels_is_the_product_with_the_matrix(rotation, size, block):
+    x = torch.randn(5, size, dtype=torch.float64, generator=generator())
+    rotated = rotation.rotation(size, block, generator(), "cpu")(x)
+    assert torch.allclose(rotated, x @ rotation.matrix(size, block, generator()), rtol=0, atol=1e-12)

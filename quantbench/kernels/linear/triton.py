@@ -161,7 +161,7 @@ def packed_linear(x: Tensor, weight: DeviceWeight) -> Tensor:
     programs = triton.cdiv(rows, block)
     splits = max(1, min(_MOST_SPLITS, triton.cdiv(_PROGRAMS, programs), triton.cdiv(words, tile_words)))
     partial = torch.empty((splits, m, rows), dtype=torch.float32, device=x.device)
-    constants |= {"WORDS": tile_words, "BLOCK": block, "SPLITS": splits}
+    constants |= {"WORDS": tile_words, "BLOCK": block, "SPLITS": splits, "enable_fp_fusion": True}
     if m == 1:
         gemv_kernel[(programs, splits)](partial, x, *arguments, words, rows, weight.group_size, **constants)
     else:
@@ -169,7 +169,9 @@ def packed_linear(x: Tensor, weight: DeviceWeight) -> Tensor:
             partial, x, *arguments, m, words, rows, weight.group_size, M=tile_m, **constants
         )
     result = torch.empty((m, rows), dtype=x.dtype, device=x.device)
-    reduce_kernel[(triton.cdiv(m * rows, _REDUCE),)](result, partial, m * rows, SPLITS=splits, BLOCK=_REDUCE)
+    reduce_kernel[(triton.cdiv(m * rows, _REDUCE),)](
+        result, partial, m * rows, SPLITS=splits, BLOCK=_REDUCE, enable_fp_fusion=False
+    )
     return result
 
 

@@ -3,6 +3,8 @@
 The second reading comes from the cache, so the weights cross the memory bus once.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -14,12 +16,34 @@ from quantbench.kernels.layout import PLANES, WORD, DeviceWeight
 from quantbench.kernels.numeric import clamp, round_even
 
 _STORED = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
-_ROWS, _COLUMNS = 32, 128  # of a tile
+ROWS, _COLUMNS = 32, 128  # of a tile
+_LEAST_COLUMNS = 32
 
 
 @triton.jit
-def _stored_scale(scale, smallest, largest, DTYPE: tl.constexpr):
-    return clamp(scale, smallest, largest).to(DTYPE).to(tl.float32)
+def group_parameters(
+    low, high, steps, smallest, largest,
+    BITS: tl.constexpr, SYMMETRIC: tl.constexpr, REAL_ZERO: tl.constexpr,
+    SCALE_DTYPE: tl.constexpr, ZERO_DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Scale and zero-point of the range [low, high], as ``IntFormat.params`` gives them."""
+    MAX: tl.constexpr = (1 << BITS) - 1
+    span = 2 * tl.maximum(-low, high) if SYMMETRIC else high - low
+    s = clamp(tl.div_rn(span, steps), smallest, largest).to(SCALE_DTYPE).to(tl.float32)
+    if SYMMETRIC:
+        z = tl.zeros_like(s) + (1 << (BITS - 1))
+    else:
+        z = tl.div_rn(-low, s)
+        z = z.to(ZERO_DTYPE).to(tl.float32) if REAL_ZERO else clamp(round_even(z), 0.0, MAX)
+    return s, z
+
+
+@triton.jit
+def encode(w, s, z, BITS: tl.constexpr, LOWEST: tl.constexpr, REAL_ZERO: tl.constexpr):
+    """Nearest codes as floating point integers, as ``IntFormat.encode`` gives them."""
+    w = tl.div_rn(w, s)
+    q = round_even(w + z) if REAL_ZERO else round_even(w) + z
+    return clamp(q, LOWEST, (1 << BITS) - 1)
 
 
 @triton.jit
@@ -52,14 +76,7 @@ def rtn_kernel(
         c = first + tl.arange(0, BLOCK)
         w = tl.load(base + c[None, :], mask=(r[:, None] < rows) & (c[None, :] < stop), other=0.0)
         low, high = tl.minimum(low, tl.min(w, 1)), tl.maximum(high, tl.max(w, 1))
-    MAX: tl.constexpr = (1 << BITS) - 1
-    if SYMMETRIC:
-        s = _stored_scale(tl.div_rn(2 * tl.maximum(-low, high), steps), smallest, largest, SCALE_DTYPE)
-        z = tl.full((ROWS,), 1 << (BITS - 1), tl.float32)
-    else:
-        s = _stored_scale(tl.div_rn(high - low, steps), smallest, largest, SCALE_DTYPE)
-        z = tl.div_rn(-low, s)
-        z = z.to(ZERO_DTYPE).to(tl.float32) if REAL_ZERO else clamp(round_even(z), 0.0, MAX)
+    s, z = group_parameters(low, high, steps, smallest, largest, BITS, SYMMETRIC, REAL_ZERO, SCALE_DTYPE, ZERO_DTYPE)
     place = r * row_stride + group * group_stride
     tl.store(scale + place, s, mask=r < rows)
     if not SYMMETRIC or LOW_WIDTH == 0:
@@ -67,9 +84,8 @@ def rtn_kernel(
     for first in range(start, stop, BLOCK):
         c = first + tl.arange(0, BLOCK)
         inside = (r[:, None] < rows) & (c[None, :] < stop)
-        steps_of = tl.div_rn(tl.load(base + c[None, :], mask=inside, other=0.0), s[:, None])
-        q = round_even(steps_of + z[:, None]) if REAL_ZERO else round_even(steps_of) + z[:, None]
-        q = clamp(q, LOWEST, MAX).to(tl.int32)
+        w = tl.load(base + c[None, :], mask=inside, other=0.0)
+        q = encode(w, s[:, None], z[:, None], BITS, LOWEST, REAL_ZERO).to(tl.int32)
         if LOW_WIDTH == 0:
             tl.store(codes + r[:, None].to(tl.int64) * columns + c[None, :], q.to(tl.uint8), mask=inside)
         else:
@@ -124,17 +140,36 @@ def _launch(
 ) -> None:
     rows, columns = weight.shape
     size = min(format.group_size or columns, columns)
+    rtn_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(columns, size))](
+        weight, *codes, scale, zero, rows, columns, size, *strides, *scale_limits(format),
+        LOW_WIDTH=widths[0], HIGH_WIDTH=widths[1], ROWS=ROWS, BLOCK=tile_columns(size), enable_fp_fusion=False,
+        **format_constants(format),
+    )  # fmt: skip
+
+
+def tile_columns(size: int) -> int:
+    """Columns of a tile for groups of ``size``."""
+    return min(_COLUMNS, max(_LEAST_COLUMNS, triton.next_power_of_2(size)))
+
+
+def scale_limits(format: IntFormat) -> tuple[float, float, float]:
+    """Steps that a range is cut into, and the smallest and the largest scale that is stored."""
     info = torch.finfo(format.storage_dtype)
     smallest = max(info.tiny * info.eps, torch.finfo(torch.float32).tiny)  # as IntFormat stores scales
-    narrow = format.narrow_range
-    rtn_kernel[(triton.cdiv(rows, _ROWS), triton.cdiv(columns, size))](
-        weight, *codes, scale, zero, rows, columns, size, *strides,
-        float(2 * (2 ** (format.bits - 1) - 1) if narrow else format.max_code), smallest, info.max,
-        BITS=format.bits, LOWEST=1.0 if narrow else 0.0, SYMMETRIC=format.symmetric, REAL_ZERO=format.real_zero_point,
-        SCALE_DTYPE=_STORED[format.storage_dtype], ZERO_DTYPE=_STORED[format.real_zero_dtype],
-        LOW_WIDTH=widths[0], HIGH_WIDTH=widths[1], ROWS=_ROWS,
-        BLOCK=min(_COLUMNS, max(32, triton.next_power_of_2(size))), enable_fp_fusion=False,
-    )  # fmt: skip
+    steps = 2 * (2 ** (format.bits - 1) - 1) if format.narrow_range else format.max_code
+    return float(steps), smallest, info.max
+
+
+def format_constants(format: IntFormat) -> dict[str, Any]:
+    """What kernels are compiled with for a format."""
+    return {
+        "BITS": format.bits,
+        "LOWEST": 1.0 if format.narrow_range else 0.0,
+        "SYMMETRIC": format.symmetric,
+        "REAL_ZERO": format.real_zero_point,
+        "SCALE_DTYPE": _STORED[format.storage_dtype],
+        "ZERO_DTYPE": _STORED[format.real_zero_dtype],
+    }
 
 
 def specializations() -> list[Specialization]:
@@ -143,16 +178,13 @@ def specializations() -> list[Specialization]:
     numbers = dict.fromkeys(("rows", "columns", "group_size", "row_stride", "group_stride"), "i32")
     numbers |= dict.fromkeys(("steps", "smallest", "largest"), "fp32")
     words = pointers | {"scale": "*fp16", "zero": "*u8", "codes": "*i32", "high_plane": "*i32"}
-    common = {
-        "LOWEST": 0.0, "SYMMETRIC": False, "REAL_ZERO": False, "SCALE_DTYPE": tl.float16, "ZERO_DTYPE": tl.float32,
-        "ROWS": _ROWS, "BLOCK": _COLUMNS,
-    }  # fmt: skip
+    tile = {"ROWS": ROWS, "BLOCK": _COLUMNS}
     return [
         Specialization(
             f"rtn w{bits} {'words' if low else 'bytes'}",
             rtn_kernel,
             (words if low else pointers) | numbers,
-            common | {"BITS": bits, "LOW_WIDTH": low, "HIGH_WIDTH": high},
+            format_constants(IntFormat(bits=bits)) | tile | {"LOW_WIDTH": low, "HIGH_WIDTH": high},
             fp_fusion=False,
             aligned=("rows", "columns", "group_size"),
         )

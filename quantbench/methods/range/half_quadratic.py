@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from quantbench.formats import Format, GroupParams, IntFormat
-from quantbench.methods.range.search import better_of, fit_in_chunks, row_chunks
+from quantbench.kernels.hqq import moved_zero_point, shrunk
+from quantbench.methods.range.search import better_of, fit_in_chunks
 
 _ROUNDED_BITS = 4
-_SETTLED = 1e-3  # of a step; float16 resolves a zero-point between 2 and 4 to 2e-3
 
 
 @dataclass
@@ -57,47 +57,20 @@ class HalfQuadratic:
         """A better grid for each row: weight [rows, g], params [rows, 1]."""
         if isinstance(format, IntFormat) and format.real_zero_point:
             rounded = format.bits == _ROUNDED_BITS if self.rounded_start is None else self.rounded_start
-            zero_point = params.zero_point.round() if rounded else params.zero_point.clone()
-            for rows in row_chunks(weight):
-                zero_point[rows] = self._moved_zero_point(
-                    weight[rows], params.scale[rows], zero_point[rows], format.max_code
-                )
-            return params._replace(zero_point=format.rounded_zero_point(zero_point))
+            moved = moved_zero_point(
+                weight,
+                params.scale,
+                params.zero_point.round() if rounded else params.zero_point,
+                max_code=format.max_code,
+                lp_norm=self.lp_norm,
+                beta=self.beta,
+                kappa=self.kappa,
+                iterations=self.iterations,
+            )
+            return params._replace(zero_point=format.rounded_zero_point(moved))
         return fit_in_chunks(
             weight, lambda rows: self._fitted_scale(weight[rows], params.map(lambda t: t[rows]), format)
         )
-
-    def _moved_zero_point(self, weight: Tensor, scale: Tensor, start: Tensor, max_code: int) -> Tensor:
-        """Everything in units of a step: w / s + z is a real code, its distance to the nearest code the error."""
-        result, zero_point, beta = start.clone(), start, self.beta
-        steps, moving = weight / scale, torch.arange(len(weight), device=weight.device)
-        buffers = torch.empty_like(steps), torch.empty_like(steps)
-        for _ in range(self.iterations):
-            real, code = (buffer[: len(moving)] for buffer in buffers)
-            torch.add(steps, zero_point, out=real)
-            error = real.sub_(torch.round(real, out=code).clamp_(0, max_code))
-            self._subtract_shrunk(error, scale, beta)
-            # mean over the group of q - (w - e) / s, where w / s = q - z + error
-            shift = error.mean(1, keepdim=True)
-            zero_point = zero_point - shift
-            result[moving] = zero_point
-            still = (shift[:, 0].abs() > _SETTLED).nonzero()[:, 0]
-            if not len(still):
-                break
-            if len(still) < len(moving):
-                moving, steps, scale, zero_point = (t[still] for t in (moving, steps, scale, zero_point))
-            beta *= self.kappa
-        return result
-
-    def _subtract_shrunk(self, error: Tensor, scale: Tensor, beta: float) -> None:
-        """Take e from ``error`` (in steps, in place); few residuals are large enough for e to differ from zero."""
-        threshold = beta ** (-1 / (2 - self.lp_norm))  # |x| = |x|^(p - 1) / beta
-        low, high = torch.aminmax(error)
-        if float(torch.maximum(-low, high) * scale.max()) <= threshold:
-            return
-        residual = error * scale
-        row, column = (residual.abs() > threshold).nonzero(as_tuple=True)
-        error[row, column] -= self._shrunk(residual[row, column], beta) / scale[row, 0]
 
     def _fitted_scale(self, weight: Tensor, params: GroupParams, format: Format) -> GroupParams:
         """Scale by least squares, the rest of the grid as it is."""
@@ -114,16 +87,11 @@ class HalfQuadratic:
             least, best = torch.where(better, loss, least), better_of(better, params, best)
             # value = offset + scale * unit; the factor on the scale that minimises |w - e - value|^2
             offset = format.decode(codes, params._replace(scale=torch.zeros_like(params.scale)))
-            unit, target = value - offset, weight - self._shrunk(residual, beta) - offset
+            unit, target = value - offset, weight - shrunk(residual, self.lp_norm, beta) - offset
             factor = (target * unit).sum(1, keepdim=True) / unit.square().sum(1, keepdim=True)
             params = _stretched(format, params, torch.where(factor > 0, factor, 1.0))
             beta *= self.kappa
         return best
-
-    def _shrunk(self, residual: Tensor, beta: float) -> Tensor:
-        """Generalised soft threshold: sign(x) max(|x| - |x|^(p - 1) / beta, 0)."""
-        magnitude = residual.abs()
-        return residual.sign() * (magnitude - magnitude.pow(self.lp_norm - 1) / beta).clamp_(min=0)
 
 
 def _stretched(format: Format, params: GroupParams, factor: Tensor) -> GroupParams:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from quantbench.formats import IntFormat
+from quantbench.kernels.awq import scaled_nearest
 from quantbench.methods.transform.base import SiteProblem, SiteScaling
 
 _SMALLEST = 1e-4  # the reference's clamp of mean|x|^r
@@ -60,7 +62,11 @@ class AWQ(SiteScaling):
 
     def error(self, problem: SiteProblem, scale: Tensor) -> float:
         """The objective at one scale [in]: what rounding W s and dividing by s does to the output."""
-        rounded = [problem.grid.nearest(w * scale, None).dequantize() / scale for w in problem.weights]
+        format = problem.grid.format  # on min-max groups, whatever the range that follows
+        if isinstance(format, IntFormat) and not format.per_tensor:
+            rounded = [scaled_nearest(w, scale, format) for w in problem.weights]
+        else:
+            rounded = [problem.grid.nearest(w * scale, None).dequantize() / scale for w in problem.weights]
         if self.objective == "module" and problem.module_error is not None:
             return problem.module_error(rounded)
         return problem.linear_error(rounded)

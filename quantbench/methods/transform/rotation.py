@@ -6,8 +6,29 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from quantbench.kernels.hadamard import transform
 from quantbench.methods.transform.base import Transform
 from quantbench.methods.transform.hadamard_matrix import hadamard_factors, hadamard_matrix
+
+
+@dataclass(frozen=True)
+class ChannelRotation:
+    """Channels h become h Q for an orthogonal Q [size, size]: ``dense``, or diag(signs) H / sqrt(block) in each block.
+
+    H is Sylvester's matrix, whose product is a fast transform.
+    """
+
+    size: int
+    dense: Tensor | None = None
+    signs: Tensor | None = None
+    block: int = 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., size] times Q, in the dtype of x."""
+        if self.dense is not None:
+            return x @ self.dense.to(x)
+        assert self.signs is not None
+        return transform(x * self.signs.to(x), self.block)
 
 
 @dataclass
@@ -42,6 +63,10 @@ class Rotation(Transform, ABC):
             raise ValueError(f"transform.block_size={self.block_size}: allowed are divisors of {size}, or null")
         return self.block_size
 
+    def rotation(self, size: int, block: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
+        """The change of basis of ``size`` channels in blocks."""
+        return ChannelRotation(size, dense=self.matrix(size, block, generator).to(device))
+
     def matrix(self, size: int, block: int, generator: Generator) -> Tensor:
         """Block-diagonal orthogonal matrix Q [size, size], float64; channels h become h Q."""
         return torch.block_diag(*(self.orthogonal(block, generator) for _ in range(size // block)))
@@ -73,11 +98,19 @@ class Hadamard(Rotation):
     def largest_block(self, size: int) -> int:
         return max(d for d in range(1, size + 1) if size % d == 0 and hadamard_factors(d) is not None)
 
+    def rotation(self, size: int, block: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
+        if block & (block - 1):
+            return super().rotation(size, block, generator, device)
+        signs = torch.cat([self._signs(block, generator) for _ in range(size // block)])
+        return ChannelRotation(size, signs=signs.to(device), block=block)
+
     def orthogonal(self, size: int, generator: Generator) -> Tensor:
-        matrix = hadamard_matrix(size) / size**0.5
+        return self._signs(size, generator)[:, None] * hadamard_matrix(size) / size**0.5
+
+    def _signs(self, size: int, generator: Generator) -> Tensor:
         if not self.random_signs:
-            return matrix
-        return (2.0 * torch.randint(0, 2, (size, 1), generator=generator) - 1) * matrix
+            return torch.ones(size, dtype=torch.float64)
+        return (2 * torch.randint(0, 2, (size,), generator=generator) - 1).double()
 
 
 @dataclass
