@@ -67,11 +67,12 @@ def _run_jobs(arguments: list[str]) -> int:
     failures: list[int] = []
     session = Session()
 
-    def job(composed: DictConfig) -> None:
+    def job(composed: DictConfig) -> Any:
         from quantbench.run import run
 
+        recorded = None
         try:
-            run(to_run_config(composed), _label(), session)
+            recorded = run(to_run_config(composed), _label(), session)
         except InputError as error:
             failures.append(_fail(error, 2))
         except (QuantizationError, MemoryError) as error:
@@ -79,6 +80,7 @@ def _run_jobs(arguments: list[str]) -> int:
         if multirun and failures:
             # Raised, so that a sweep in other processes fails too; Hydra's launchers go on with the other jobs.
             raise JobFailedError(failures.pop())
+        return recorded
 
     with _arguments(arguments):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,21 @@ from quantbench.session import Reference, Session
 from quantbench.stages import Stages
 from quantbench.store.identity import git_state, run_id
 from quantbench.store.parquet import Store
+from quantbench.store.record import RunIdentity
 from quantbench.store.wandb_log import log_run
 
 _HOST_OUT_OF_MEMORY = "can't allocate memory"
 
 
-def run(config: RunConfig, label: Label, session: Session) -> None:
+@dataclass(frozen=True)
+class Recorded:
+    """A run as it is stored."""
+
+    identity: RunIdentity
+    measurements: list[Measurement]
+
+
+def run(config: RunConfig, label: Label, session: Session) -> Recorded:
     """Do one run and show its table; a run that is already stored is shown instead, unless ``force``.
 
     session: shared by the runs of a sweep, so that those on one model and text load and score full precision once.
@@ -60,8 +69,7 @@ def run(config: RunConfig, label: Label, session: Session) -> None:
     model = identify(config.model)
     identifier = run_id(determinants(config, label, model, device.type))
     if store.exists(identifier) and not config.force and config.save is None:
-        _show_stored(store, identifier)
-        return
+        return _show_stored(store, identifier)
     stages = Stages(device)
     with store.attempt(
         identifier,
@@ -69,9 +77,8 @@ def run(config: RunConfig, label: Label, session: Session) -> None:
         waiting=lambda owner: print(f"Run {identifier} is being computed by {owner}; waiting."),
     ):
         if store.exists(identifier) and not config.force and config.save is None:  # by the job that was waited for
-            _show_stored(store, identifier)
-            return
-        _compute_and_store(config, label, identifier, model, store, stages, cache, session)
+            return _show_stored(store, identifier)
+        return _compute_and_store(config, label, identifier, model, store, stages, cache, session)
 
 
 def _compute_and_store(
@@ -83,7 +90,7 @@ def _compute_and_store(
     stages: Stages,
     cache: Path,
     session: Session,
-) -> None:
+) -> Recorded:
     device = stages.device
 
     def keep(outcome: Outcome) -> None:
@@ -102,15 +109,17 @@ def _compute_and_store(
     line = log_run(identity, outcome.measurements, paths=paths, cfg=config.logger, results_dir=config.results_dir)
     if line:
         print(line)
+    return Recorded(identity, outcome.measurements)
 
 
-def _show_stored(store: Store, identifier: str) -> None:
+def _show_stored(store: Store, identifier: str) -> Recorded:
     identity, measurements = store.read(identifier)
     print(f"Run {identifier} is already stored; force=true recomputes it.")
     commit, dirty = git_state(Path(__file__).parent)
     if (identity.git_commit, identity.git_dirty) != (commit, dirty) or dirty:
         print(f"It was stored by {_code(identity.git_commit, identity.git_dirty)}; this is {_code(commit, dirty)}.")
     show_run(identity, measurements, store.paths(identifier))
+    return Recorded(identity, measurements)
 
 
 def _code(commit: str | None, dirty: bool | None) -> str:

@@ -20,7 +20,8 @@ ALLOWED = {
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,
     "report": {"report", "store"} | NEUTRAL,
-    "plugins": {"cluster", "config"} | NEUTRAL,
+    "plugins": {"cluster", "search", "config"} | NEUTRAL,
+    "search": NEUTRAL,
     "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config", "store"} | NEUTRAL,
 }
 TRITON = {"triton.py", "numeric.py", "compiled.py"}  # the files of kernels/ that may need it
@@ -32,6 +33,7 @@ OWNERS = {
     "matplotlib": {"report"},
     "submitit": {"cluster"},
     "ray": {"cluster"},
+    "optuna": {"search"},
 }
 NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths")
 

@@ -34,6 +34,7 @@ from quantbench.methods.rounding import Rounding
 from quantbench.methods.transform import Transform
 from quantbench.methods.variant import STATISTICS, Variant
 from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, Model
+from quantbench.search import Search
 from quantbench.store.wandb_log import Logger
 
 GROUPS = ("method", *AXES, "model", "calibration", "evaluation", "logger")
@@ -130,6 +131,7 @@ _OTHER_NODES: dict[str, dict[str, type]] = {
     "evaluation": {"evaluation_base": Evaluation},
     "logger": {"logger_base": Logger},
     "hydra/launcher": {"slurm_base": Slurm, "ray_base": Ray, "joblib_base": Joblib},
+    "hydra/sweeper": {"optuna_base": Search},
 }
 _PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 
