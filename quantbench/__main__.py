@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "bench": "quantbench.bench",
+    "cache": "quantbench.caches",
     "compact": "quantbench.store.command",
     "compare": "quantbench.report.compare",
     "doctor": "quantbench.doctor",
