@@ -184,7 +184,6 @@ def _predictions(
         logits = readout.logits(states[piece])
         likeliest = logits.max(-1).indices  # faster than argmax on a CPU
         rows, tokens = rows.to(logits.device), tokens.to(logits.device)
-        normaliser = torch.logsumexp(logits, -1)
-        likelihood[mine] = (logits[rows, tokens] - normaliser[rows]).double().cpu().numpy()
+        likelihood[mine] = logits.log_softmax(-1)[rows, tokens].double().cpu().numpy()
         greedy[mine] = (likeliest[rows] == tokens).cpu().numpy()
     return likelihood, greedy
