@@ -26,6 +26,8 @@ VERBS = {
     "list": "quantbench.listing",
     "published": "quantbench.report.published",
     "report": "quantbench.report.page",
+    "status": "quantbench.study.status",
+    "study": "quantbench.study.command",
     "table": "quantbench.report.table",
     "wandb-sync": "quantbench.syncing",
 }
@@ -98,6 +100,9 @@ def _check(arguments: list[str]) -> bool:
     parser = get_args_parser()
     parser.__class__ = ArgumentParser
     parsed = parser.parse_args(arguments)
+    for flag in ("config_path", "config_name", "experimental_rerun"):  # the last one unpickles a file
+        if getattr(parsed, flag):
+            raise InputError(f"--{flag.replace('_', '-')} is not allowed: add configurations with --config-dir FOLDER")
     if not any(argument.split("=")[0] in _ABOUT_HYDRA for argument in arguments):
         check_command_line(parsed.overrides, multirun=parsed.multirun, search_path=parsed.config_dir)
     return bool(parsed.multirun)

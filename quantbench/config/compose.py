@@ -14,8 +14,12 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from quantbench.config.job import job_label
+from quantbench.config.limits import check_interpolations, check_limits
+from quantbench.config.presets import preset_choices
 from quantbench.config.schema import RunConfig, conf_dir, register
 from quantbench.errors import InputError
+from quantbench.label import Label
 
 CONFIG_NAME = "config"
 _VERBS = ("bench", "list", "table")
@@ -33,9 +37,30 @@ def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path:
     register()
     extra = Path(search_path).absolute() if search_path else None
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        _check_hydra([o for o in _parse(overrides) if _is_hydra(o)], extra)
-        jobs = _jobs(_parse(overrides)) if multirun else [list(overrides)]
+        parsed = _parse(overrides)
+        check_limits(parsed)
+        _check_hydra([o for o in parsed if _is_hydra(o)], extra)
+        jobs = _jobs(parsed) if multirun else [list(overrides)]
         return [_check_job(job, extra) for job in jobs]
+
+
+def compose_jobs(overrides: Sequence[str]) -> list[tuple[RunConfig, Label]]:
+    """Every job of a sweep, checked, with what it is called.
+
+    Raises:
+        InputError: as :func:`check_command_line`.
+    """
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        presets, found = preset_choices(), []
+        parsed = _parse(overrides)
+        check_limits(parsed)
+        for job in _jobs(parsed):
+            config = _check_job(job, None)
+            own = [text for text, override in zip(job, _parse(job), strict=True) if not _is_hydra(override)]
+            composed = compose(config_name=CONFIG_NAME, overrides=own, return_hydra_config=True)
+            found.append((config, job_label(composed.hydra, presets)))
+        return found
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:
@@ -45,6 +70,7 @@ def to_run_config(composed: DictConfig) -> RunConfig:
         InputError: a missing value, or a field that its component rejects; one line.
     """
     try:
+        check_interpolations(composed)
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise InputError(f"missing value: give {', '.join(f'{key}=...' for key in missing)}")

@@ -1,0 +1,1 @@
+"""Studies: sweeps, tables and figures named in one file, and how far they are."""
