@@ -6,6 +6,7 @@ its own settings name (``_target_``, logging handlers, callbacks), so those sett
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ _CHOICES = ("hydra/launcher", "hydra/sweeper")
 _SETTINGS = re.compile(r"hydra\.(launcher|sweeper|sweep|run|verbose|mode|output_subdir|job\.(name|num|id))(\.|$)")
 _NAMES_CODE = re.compile(r"\b_(target|partial|recursive|convert|args)_\b|\bpython/")
 _RESOLVER = re.compile(r"\$\{\s*([^${}:]+):")
+_OWN_RESOLVERS = ("sweep",)  # what the package's own configuration reads: the name of the sweep
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -51,7 +53,7 @@ def check_interpolations(composed: DictConfig) -> None:
     Raises:
         InputError: names the key.
     """
-    pending = [("", OmegaConf.to_container(composed, resolve=False))]
+    pending: list[tuple[str, Any]] = [("", OmegaConf.to_container(composed, resolve=False))]
     while pending:
         key, value = pending.pop()
         if isinstance(value, dict):
@@ -63,9 +65,10 @@ def check_interpolations(composed: DictConfig) -> None:
 
 
 def _refuse_resolvers(text: str, key: str) -> None:
-    found = _RESOLVER.search(text)
-    if found:
+    for resolver in map(str.strip, _RESOLVER.findall(text)):
+        if resolver in _OWN_RESOLVERS:
+            continue
         raise InputError(
-            f"{key}: ${{{found[1].strip()}:...}} is not allowed, for what it reads would be recorded; let the shell "
+            f"{key}: ${{{resolver}:...}} is not allowed, for what it reads would be recorded; let the shell "
             "put a value in, or refer to another key with ${key}"
         )

@@ -81,7 +81,8 @@ def test_secrets_of_the_environment_reach_no_file_and_no_output(tmp_path):
     command += ["calibration.num_samples=2", "evaluation.max_windows=2", "evaluation.tasks=[]"]
     command += ["logger.wandb.mode=offline", "results_dir=out"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=300)
-    assert done.returncode == 2, done.stderr
+    assert b"short.txt" in done.stderr, done.stderr
+    assert done.returncode == 2
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"runs", "samples", "failures"} <= {path.parent.name for path in files}
     assert any(path.suffix == ".wandb" for path in files)

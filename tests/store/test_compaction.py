@@ -47,6 +47,20 @@ for round in range(9):
     store.write(records.identity(run_id=run_id, seed=writer), records.with_samples(offset=writer))
 """
 
+# argv: root. The limit stands for a full disk: the kernel refuses the write.
+_COMPACTOR_ON_A_FULL_DISK = """
+import resource, signal, sys
+from quantbench.errors import InputError
+from quantbench.store.parquet import Store
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+try:
+    Store(sys.argv[1]).compact()
+except InputError as error:
+    print(error)
+"""
+
 _COMPACTOR = """
 import sys
 from quantbench.store.parquet import Store
@@ -221,6 +235,17 @@ def test_a_damaged_compacted_file_is_named_and_not_overwritten(tmp_path, caplog,
     else:
         with pytest.raises(InputError, match=name):
             store.samples("a1")
+
+
+def test_a_full_disk_stops_compaction_with_one_line_and_loses_nothing(tmp_path):
+    store = Store(tmp_path)
+    for run_id in ("a1", "b2"):
+        write(store, run_id)
+    output, _ = start(_COMPACTOR_ON_A_FULL_DISK, tmp_path).communicate(timeout=120)
+    assert output.startswith(f"cannot compact {tmp_path}: ")
+    assert output.count("\n") == 1
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 4
+    assert_whole(store, ["a1", "b2"])
 
 
 def test_a_file_system_without_locks_is_not_compacted(tmp_path, monkeypatch):
