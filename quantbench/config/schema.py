@@ -37,7 +37,7 @@ from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, 
 from quantbench.search import Search
 from quantbench.store.wandb_log import Logger
 
-GROUPS = ("method", *AXES, "model", "calibration", "evaluation", "logger")
+GROUPS = ("method", *AXES, "model", "calibration", "evaluation", "logger", "experiment")
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".json")  # what save cannot mean
 
 

@@ -15,20 +15,23 @@ from quantbench.report.selection import Query, Row, is_reference, select, value_
 
 _WHOLE_ROW = -1
 _PLAIN_BITS = 16
+_TEXTS = ("model", "checkpoint", "method", "setting", "preset", "corpus", "protocol", "metric", "source")
 
 
 @dataclass(frozen=True)
 class Published:
     """One number as it was published.
 
-    checkpoint: the weights on the Hub; weight_bits: None in full precision, a fraction where types are mixed;
-    group_size: None where the source has no groups; verified: whether the number was read in its source.
+    checkpoint: the weights on the Hub; preset: our method preset with its settings; weight_bits: None in full
+    precision, a fraction where types are mixed; group_size: None where the source has no groups; verified: whether the
+    number was read in its source.
     """
 
     model: str
     checkpoint: str
     method: str
     setting: str
+    preset: str
     weight_bits: float | None
     group_size: int | None
     activation_bits: int
@@ -50,13 +53,12 @@ def published() -> tuple[Published, ...]:
 
 def _parse(row: dict[str, str]) -> Published:
     return Published(
-        **{name: row[name] for name in ("model", "checkpoint", "method", "setting", "corpus", "protocol", "metric")},
+        **{name: row[name] for name in _TEXTS},
         weight_bits=float(row["weight_bits"]) if row["weight_bits"] else None,
         group_size=int(row["group_size"]) if row["group_size"] else None,
         activation_bits=int(row["activation_bits"]),
         kv_bits=int(row["kv_bits"]),
         value=float(row["value"]),
-        source=row["source"],
         verified=row["verified"] == "yes",
     )
 
@@ -73,7 +75,7 @@ def match(row: Row, numbers: Sequence[Published]) -> list[Published]:
 
 def _agrees(row: Row, item: Published) -> bool:
     measured = (row["corpus"], row["protocol"], row["metric"]) == (item.corpus, item.protocol, item.metric)
-    if not measured or row["model"] not in (item.checkpoint, item.model) or row["method"] != item.method:
+    if not measured or row["model"] not in (item.checkpoint, item.model) or row["method"] != item.preset:
         return False
     if is_reference(row):
         return item.weight_bits is None

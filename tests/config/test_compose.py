@@ -42,6 +42,27 @@ def test_every_choice_composes_and_instantiates(group, choice):
 
 
 @pytest.mark.parametrize(
+    ("experiment", "calibration", "setting"),
+    [
+        ("gptq_opt", ("c4", 128, 2048), (4, None, 0, "facebook/opt-125m")),
+        ("gptq_llama1", ("c4", 128, 2048), (4, None, 0, "huggyllama/llama-7b")),
+        ("awq_llama2", ("pileval", 128, 512), (4, 128, 42, "meta-llama/Llama-2-7b-hf")),
+        ("omniquant_llama2", ("wikitext2", 128, 2048), (3, 128, 2, "meta-llama/Llama-2-7b-hf")),
+        ("omniquant_llama2_w2", ("wikitext2", 128, 2048), (2, 64, 2, "meta-llama/Llama-2-7b-hf")),
+    ],
+)
+def test_an_experiment_is_the_papers_setting_and_can_be_moved_to_another_model(experiment, calibration, setting):
+    config = compose(f"experiment={experiment}")
+    data, text = config.calibration, config.evaluation
+    assert (data.corpus, data.num_samples, data.seqlen) == calibration
+    assert (text.corpus, text.protocol, text.max_windows) == ("wikitext2", "gptq-2048", None)
+    assert (config.bits, config.group_size, config.seed, config.model.name) == setting
+    moved = compose(f"experiment={experiment}", "model=local", "model.path=x", "bits=3", "method=rtn")
+    assert (moved.model.path, moved.bits, type(moved.rounding)) == ("x", 3, RTN)
+    assert (moved.calibration, moved.seed) == (data, config.seed)
+
+
+@pytest.mark.parametrize(
     ("method", "range_", "transform", "rounding", "stats"),
     [
         ("fp16", MinMax, None, KeepFullPrecision, "propagate"),
