@@ -54,8 +54,8 @@ def t_statistic_quantiles(series: _Values, *, serial: bool, seed: int) -> tuple[
 
     A studentised bootstrap: resampled residuals of the autoregression (an AR(1) sieve, Buehlmann, Bernoulli 1997; for
     independent samples the samples themselves) make new series of mean zero, each with its own standard error. That
-    accounts for skewed differences, unlike Student's t, and for neighbours that resemble each other, better at 10 to
-    40 windows than resampling blocks of them (docs/statistics.md).
+    accounts for skewed differences, unlike Student's t, and for neighbours that resemble each other; of 10 to 40
+    windows there are too few blocks to resample those (coverage: docs/statistics.md).
     """
     generator = np.random.default_rng(seed)
     count, correlation = len(series), float(mean_error(series, serial=serial).correlation)
