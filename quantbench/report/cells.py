@@ -110,7 +110,7 @@ def baselines(rows: Sequence[Row]) -> list[Row]:
     Where their baselines differ (another device, another version) there is no one value to show: nothing is made up.
     """
     absent = dict.fromkeys(_QUANTIZATION) | {"method": FULL_PRECISION, "contaminated": False, "config": {}}
-    absent |= dict.fromkeys(("stderr", "ci_low", "ci_high"))
+    absent |= dict.fromkeys(("stderr", "ci_low", "ci_high", "bits_per_weight", "quantized_bytes", "model_bytes"))
     made: dict[Key, list[Row]] = {}
     for row in rows:
         if row["baseline"] is not None:

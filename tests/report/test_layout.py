@@ -63,6 +63,11 @@ def test_facts_stand_once_in_a_row_or_beside_each_number_where_they_differ(metho
     assert "unknown field 'sizes'" in methods.refusal("--sort", "sizes:down")
 
 
+def test_full_precision_known_from_a_baseline_alone_has_no_facts_of_the_quantized_run(results):
+    results.add(records.identity(), records.perplexity(10.4))
+    assert results.grid("--with", "bits_per_weight,model_bytes")[1] == "fp16,,,10.0"
+
+
 class _Reader(HTMLParser):
     def __init__(self):
         super().__init__()
