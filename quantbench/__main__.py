@@ -5,16 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantbench.errors import InputError, JobFailedError, QuantizationError
+from quantbench.errors import InputError, JobFailedError, exit_code, say
 from quantbench.signals import EXIT_CODE, Terminated, terminable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from quantbench.label import Label
 
 VERBS = {
     "bench": "quantbench.bench",
@@ -60,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_jobs(arguments: list[str]) -> int:
     """Check the whole command line, then hand it to Hydra, which launches one job or a sweep."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    from quantbench.config import conf_dir, register, to_run_config
+    from quantbench.config import conf_dir, job_label, known_presets, register, to_run_config
     from quantbench.session import Session
 
     register()
@@ -74,12 +72,15 @@ def _run_jobs(arguments: list[str]) -> int:
         from quantbench.run import run
 
         recorded = None
+        settings = HydraConfig.get()
         try:
-            recorded = run(to_run_config(composed), _label(), session)
-        except InputError as error:
-            failures.append(_fail(error, 2))
-        except (QuantizationError, MemoryError) as error:
-            failures.append(_fail(str(error) or "out of memory", 1))
+            recorded = run(to_run_config(composed), job_label(settings, known_presets(settings)), session)
+        except Exception as error:
+            code = exit_code(error)
+            if code is None:
+                raise
+            say(error)
+            failures.append(code)
         if multirun and failures:
             # Raised, so that a sweep in other processes fails too; Hydra's launchers go on with the other jobs.
             raise JobFailedError(failures.pop())
@@ -106,19 +107,6 @@ def _check(arguments: list[str]) -> bool:
     if not any(argument.split("=")[0] in _ABOUT_HYDRA for argument in arguments):
         check_command_line(parsed.overrides, multirun=parsed.multirun, search_path=parsed.config_dir)
     return bool(parsed.multirun)
-
-
-def _label() -> "Label":
-    """The name of the job that Hydra is running."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from quantbench.config import preset_choices
-    from quantbench.label import Label
-
-    job = HydraConfig.get()
-    folders = [Path(source.path) for source in job.runtime.config_sources if source.provider == "command-line"]
-    choices = {key: value for key, value in job.runtime.choices.items() if isinstance(value, str)}
-    return Label.of(choices["method"], choices, list(job.overrides.task), preset_choices(folders))
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""The exceptions whose message is all the user needs to see."""
+"""The exceptions whose message is all the user needs to see, and how it is said."""
+
+import sys
 
 
 class InputError(ValueError):
@@ -11,3 +13,16 @@ class QuantizationError(RuntimeError):
 
 class JobFailedError(Exception):
     """A job of a sweep failed and has said why; carries the exit code through any launcher."""
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 for wrong input, 1 for a run that cannot go on, None for anything else: a bug, whose traceback should show."""
+    if isinstance(error, InputError):
+        return 2
+    return 1 if isinstance(error, QuantizationError | MemoryError) else None
+
+
+def say(error: Exception) -> None:
+    """The one line about an error, on stderr."""
+    message = str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+    print(f"error: {message}", file=sys.stderr)

@@ -9,12 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import CalibrationSet, contamination
-from quantbench.label import Label
+from quantbench.job import Job
 from quantbench.measurement import Measurement
-from quantbench.models.identity import ModelIdentity
-from quantbench.models.walk import VariantResult
+from quantbench.models.branch import VariantResult
 from quantbench.session import Reference
 from quantbench.stages import Stages
 from quantbench.store.failures import Failure
@@ -36,8 +34,9 @@ class Outcome:
     unquantized: int
 
 
-def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outcome, stages: Stages) -> RunIdentity:
+def run_identity(job: Job, outcome: Outcome, stages: Stages) -> RunIdentity:
     """Every column of the record that describes the run as a whole."""
+    config, label = job.config, job.label
     weights, calibration, quantizes = outcome.result.weights, outcome.calibration, config.rounding.quantizes
     stored = sum(w.nbytes for w in weights.values())
     flagged = contamination(calibration.documents, outcome.reference.prepared.documents) if calibration else ""
@@ -45,7 +44,7 @@ def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outc
     notes += [f"contamination: {flagged}"] if flagged else []
     commit, dirty = git_state(Path(__file__).parent)
     return RunIdentity(
-        run_id=identifier,
+        run_id=job.identifier,
         method=label.method,
         variant=label.variant,
         format=label.choices["format"],
@@ -85,14 +84,13 @@ def run_identity(config: RunConfig, label: Label, identifier: str, outcome: Outc
     )
 
 
-def failure(
-    config: RunConfig, label: Label, identifier: str, model: ModelIdentity, error: Exception, stages: Stages
-) -> Failure:
+def failure(job: Job, error: Exception, stages: Stages) -> Failure:
     """The record of a run that failed."""
+    config, label, model = job.config, job.label, job.model
     commit, dirty = git_state(Path(__file__).parent)
     quantizes = config.rounding.quantizes
     return Failure(
-        run_id=identifier,
+        run_id=job.identifier,
         error=type(error).__name__,
         reason=" ".join(str(error).split()) or type(error).__name__,
         stage=stages.current,
@@ -102,7 +100,7 @@ def failure(
         group_size=config.format.group_size if quantizes else None,
         model=model.name,
         model_revision=model.revision,
-        device=device_name(stages.device),
+        device=device_name(job.device),
         host=socket.gethostname(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         config=asdict(config),

@@ -1,44 +1,44 @@
-"""One run, top to bottom: load, calibrate, quantize, evaluate, record."""
+"""Runs, top to bottom: load, calibrate, quantize, evaluate, record; one alone, or several that share what they can."""
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from quantbench.checks import check_model, check_texts, context_length
 from quantbench.config.schema import RunConfig
-from quantbench.data.calibration import build
-from quantbench.data.corpora import load_documents
-from quantbench.determinants import determinants
+from quantbench.data.calibration import CalibrationSet, build
 from quantbench.errors import InputError, QuantizationError
 from quantbench.evaluation.evaluate import baseline, measure, prepare
-from quantbench.evaluation.tasks import check_tasks
-from quantbench.formats import Format
+from quantbench.job import Job, plan_job
 from quantbench.label import Label
 from quantbench.measurement import Measurement
-from quantbench.methods.allocation import Uniform
-from quantbench.methods.transform import Rotation, Transform
-from quantbench.models.identity import ModelIdentity
-from quantbench.models.load import identify, load
-from quantbench.models.packed import check_packable, weight_bytes
+from quantbench.models.branch import VariantResult
+from quantbench.models.load import load
+from quantbench.models.memory import plan_memory
+from quantbench.models.packed import weight_bytes
 from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
-from quantbench.models.walk import VariantResult, quantize
+from quantbench.models.walk import quantize_each
 from quantbench.outcome import Outcome, failure, run_identity, unquantized_parameters
 from quantbench.paths import usable_cache_dir
 from quantbench.report.terminal import show_run
-from quantbench.saving import check_save, check_saved_model, save
+from quantbench.saving import save
 from quantbench.session import Reference, Session
 from quantbench.stages import Stages
-from quantbench.store.identity import git_state, run_id
-from quantbench.store.parquet import Store
+from quantbench.store.claims import Owner
+from quantbench.store.identity import git_state
 from quantbench.store.record import RunIdentity
 from quantbench.store.wandb_log import log_run
+
+_LOG = logging.getLogger(__name__)
 
 _HOST_OUT_OF_MEMORY = "can't allocate memory"
 
@@ -51,6 +51,9 @@ class Recorded:
     measurements: list[Measurement]
 
 
+Outcomes = Iterator[tuple[Job, Recorded | Exception]]
+
+
 def run(config: RunConfig, label: Label, session: Session) -> Recorded:
     """Do one run and show its table; a run that is already stored is shown instead, unless ``force``.
 
@@ -60,65 +63,38 @@ def run(config: RunConfig, label: Label, session: Session) -> Recorded:
         InputError: something the user gave is wrong.
         QuantizationError: the run cannot go on; its failure is kept.
     """
-    device = pick_device(config.device)
-    store = Store(config.results_dir)
-    store.check_writable()
-    cache = usable_cache_dir()
-    check_tasks(config.evaluation, cache_dir=cache)
-    check_save(config)
-    model = identify(config.model)
-    identifier = run_id(determinants(config, label, model, device.type))
-    if store.exists(identifier) and not config.force and config.save is None:
-        return _show_stored(store, identifier)
-    stages = Stages(device)
-    with store.attempt(
-        identifier,
-        describe=lambda error: failure(config, label, identifier, model, error, stages),
-        waiting=lambda owner: print(f"Run {identifier} is being computed by {owner}; waiting."),
-    ):
-        if store.exists(identifier) and not config.force and config.save is None:  # by the job that was waited for
-            return _show_stored(store, identifier)
-        return _compute_and_store(config, label, identifier, model, store, stages, cache, session)
+    return do(plan_job(config, label, session), session)
 
 
-def _compute_and_store(
-    config: RunConfig,
-    label: Label,
-    identifier: str,
-    model: ModelIdentity,
-    store: Store,
-    stages: Stages,
-    cache: Path,
-    session: Session,
-) -> Recorded:
-    device = stages.device
+def do(job: Job, session: Session) -> Recorded:
+    """Do a job by itself, or show what is stored; another process that computes it is waited for.
 
-    def keep(outcome: Outcome) -> None:
-        record = partial(run_identity, config, label, identifier, outcome, stages)
-        save(config, outcome.reference.loaded, outcome.measurements, record, stages)
-
-    try:
-        outcome = _compute(config, model, device, stages, cache, session, keep)
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or _HOST_OUT_OF_MEMORY in str(error):
-            raise QuantizationError(f"out of memory on {device}: {str(error).splitlines()[0]}") from error
-        raise
-    identity = run_identity(config, label, identifier, outcome, stages)
-    paths = store.write(identity, outcome.measurements)
-    show_run(identity, outcome.measurements, paths)
-    line = log_run(identity, outcome.measurements, paths=paths, cfg=config.logger, results_dir=config.results_dir)
-    if line:
-        print(line)
-    return Recorded(identity, outcome.measurements)
+    Raises:
+        InputError, QuantizationError: see :func:`run`.
+    """
+    if job.is_done:
+        return show_stored(job)
+    with job.store.claims.held(job.identifier, waiting=partial(_say_who_computes, job)):
+        if job.is_done:  # by the process that was waited for
+            return show_stored(job)
+        outcome = next(run_together([job], session))[1]
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def _show_stored(store: Store, identifier: str) -> Recorded:
-    identity, measurements = store.read(identifier)
-    print(f"Run {identifier} is already stored; force=true recomputes it.")
+def _say_who_computes(job: Job, owner: Owner) -> None:
+    print(f"Run {job.identifier} is being computed by {owner}; waiting.")
+
+
+def show_stored(job: Job) -> Recorded:
+    """Print the table of a run that is stored, and where other code stored it."""
+    identity, measurements = job.store.read(job.identifier)
+    print(f"Run {job.identifier} is already stored; force=true recomputes it.")
     commit, dirty = git_state(Path(__file__).parent)
     if (identity.git_commit, identity.git_dirty) != (commit, dirty) or dirty:
         print(f"It was stored by {_code(identity.git_commit, identity.git_dirty)}; this is {_code(commit, dirty)}.")
-    show_run(identity, measurements, store.paths(identifier))
+    show_run(identity, measurements, job.store.paths(job.identifier))
     return Recorded(identity, measurements)
 
 
@@ -127,147 +103,230 @@ def _code(commit: str | None, dirty: bool | None) -> str:
     return f"commit {commit[:12]}{changed}" if commit else "an installed version"
 
 
-def _compute(
-    config: RunConfig,
-    identity: ModelIdentity,
-    device: torch.device,
-    stages: Stages,
-    cache: Path,
-    session: Session,
-    keep: Callable[[Outcome], None],
-) -> Outcome:
-    """keep: called while the model is still the quantized one."""
-    _check_texts(config)
-    key = (json.dumps([asdict(config.evaluation), asdict(identity), config.dtype], sort_keys=True), device)
-    reference = session.reference(key, lambda: _reference(config, identity, device, stages, cache))
-    model: Any = reference.loaded.model
-    _check_model(config, model, reference.structure)
-    if not config.rounding.quantizes:
-        measurements = measure(reference.prepared, reference.base)
-        outcome = Outcome(reference, None, VariantResult(), measurements, device, unquantized_parameters(model))
-        keep(outcome)
-        return outcome
-    with stages.stage("calibration"):
-        calibration = None
-        if config.variant().needs_calibration:
-            tokenizer = reference.loaded.tokenizer
-            calibration = build(config.calibration, tokenizer, config.seed, max_context=_context(model))
-    with stages.stage("quantize"):
-        ids = None if calibration is None else calibration.ids
-        structure, notes = _rotated(reference, config.transform, device, session)
-        result = quantize(model, structure, [config.variant()], ids, device=device)[0]
-        result.notes[:0] = notes
-        full_bytes = weight_bytes(model)
-        undo = apply_result(model, result, execution=config.evaluation.execution)
+def run_together(jobs: Sequence[Job], session: Session) -> Outcomes:
+    """Do runs of one reference, one calibration set (or none) and one basis; yields each with its record or its error.
+
+    They are quantized in one walk and then evaluated one after the other, and recorded as if each had been alone. Of
+    the recorded seconds, those of loading and of scoring full precision are the first run's; ``quantize`` is what a run
+    would have taken alone, and ``quantize_shared`` the part of it that it had in common with others.
+    """
+    waiting = {job.key: job for job in jobs}
+    once = Stages(jobs[0].device)
     try:
-        with stages.stage("evaluate"):
-            measurements = measure(reference.prepared, reference.base, model.to(device))
-        if config.evaluation.execution == "packed":
-            measurements.append(
-                Measurement("weight_bytes", "model", weight_bytes(model), "bytes", 1, baseline=full_bytes)
-            )
-        outcome = Outcome(reference, calibration, result, measurements, device, unquantized_parameters(model))
-        keep(outcome)
-        return outcome
-    finally:
-        undo()
-        model.to("cpu")
+        for job, outcome in _together(list(jobs), session, once):
+            del waiting[job.key]
+            yield job, outcome if isinstance(outcome, Recorded) else _failed(job, outcome, once)
+    except Exception as error:
+        for job in waiting.values():
+            yield job, _failed(job, error, once)
 
 
-def _reference(
-    config: RunConfig, identity: ModelIdentity, device: torch.device, stages: Stages, cache: Path
-) -> Reference:
+def _failed(job: Job, error: Exception, stages: Stages) -> Exception:
+    """Keep why a run failed; returns the error as it is to be said."""
+    error = _explained(error, job.device)
+    with suppress(InputError):  # a full disk must not hide why the run failed
+        job.store.write_failure(failure(job, error, stages))
+    return error
+
+
+@dataclass
+class _Group:
+    """What runs on one reference and in one walk have in common.
+
+    once: stages that count for the first run that is recorded; calibrating, common: those that count for each that
+    calibrates, and for each that is quantized; walking: how many were quantized together; notes: what was done to the
+    model for all; structure: of the model as it now is.
+    """
+
+    reference: Reference
+    device: torch.device
+    once: Stages
+    calibration: CalibrationSet | None = None
+    walking: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.structure = self.reference.structure
+        self.calibrating, self.common = Stages(self.device, of=self.once), Stages(self.device, of=self.once)
+
+    @property
+    def ids(self) -> Tensor | None:
+        """Calibration tokens [samples, seqlen]."""
+        return None if self.calibration is None else self.calibration.ids
+
+    @property
+    def model(self) -> Any:
+        """In full precision, or with one variant applied."""
+        return self.reference.loaded.model
+
+
+def _together(jobs: list[Job], session: Session, once: Stages) -> Outcomes:
+    """once: gets the stages that count for the first run, and is told the stage that each error comes from."""
+    device = jobs[0].device
+    jobs = yield from _passing(jobs, lambda job: check_texts(job.config))
+    if not jobs:
+        return
+    group = _Group(session.reference(jobs[0].reference_key, lambda: _reference(jobs, once)), device, once)
+    jobs = yield from _passing(jobs, lambda job: _check(job, group.model, group.reference.structure))
+    for job in [job for job in jobs if not job.quantizes]:
+        yield job, _recorded(job, group, None)
+    jobs = yield from _calibrated([job for job in jobs if job.quantizes], group)
+    if jobs:
+        _rotate(jobs[0], group, session)
+        for part in _parts(jobs, group):
+            results = _quantize(part, group)
+            for job in part:
+                result = results.pop(0)  # which need not be kept once it is recorded
+                yield job, result if isinstance(result, Exception) else _recorded(job, group, result)
+
+
+def _passing(jobs: list[Job], check: Callable[[Job], None]) -> Generator[tuple[Job, Exception], None, list[Job]]:
+    """The jobs that pass a check; the others are yielded with what is wrong."""
+    passing = []
+    for job in jobs:
+        try:
+            check(job)
+        except InputError as error:
+            yield job, error
+        else:
+            passing.append(job)
+    return passing
+
+
+def _reference(jobs: list[Job], stages: Stages) -> Reference:
     """Load the model, prepare what it is scored on, and score it in full precision."""
+    config, identity, device, cache = jobs[0].config, jobs[0].model, jobs[0].device, usable_cache_dir()
     with stages.stage("load"):
         loaded = load(config.model, config.dtype, identity=identity, device=device)
         model: Any = loaded.model
         structure = find_structure(model)
-        _check_model(config, model, structure)  # before full precision is scored
-        if isinstance(config.transform, Rotation):
-            check_rotation(model, structure, config.transform)
+        refused = [error for _, error in _passing(jobs, lambda job: _check(job, model, structure))]
+        if len(refused) == len(jobs):  # so full precision need not be scored
+            raise refused[0]
     with stages.stage("prepare"):
-        prepared = prepare(config.evaluation, loaded.tokenizer, max_context=_context(model), cache_dir=cache)
+        prepared = prepare(config.evaluation, loaded.tokenizer, max_context=context_length(model), cache_dir=cache)
     with stages.stage("baseline"):
         base = baseline(prepared, model.to(device), identity=asdict(identity), cache_dir=cache)
         model.to("cpu")
     return Reference(loaded, structure, prepared, base)
 
 
-def _rotated(
-    reference: Reference, transform: Transform, device: torch.device, session: Session
-) -> tuple[Structure, list[str]]:
-    """Rewrite the model where the transform is one of the whole model; its structure now, and what was done."""
-    if not isinstance(transform, Rotation):
-        return reference.structure, []
-    session.forget()
-    model = reference.loaded.model
-    notes = rotate_(model.to(device), reference.structure, transform)
-    return find_structure(model.to("cpu")), notes
+def _check(job: Job, model: nn.Module, structure: Structure) -> None:
+    check_model(job.config, model, structure)
+    if job.rotation is not None:
+        check_rotation(model, structure, job.rotation)
 
 
-def _check_texts(config: RunConfig) -> None:
-    """Find out about an unreadable or empty text before the model is loaded; the embedded world cannot fail."""
-    texts = [(config.evaluation.corpus, config.evaluation.split)]
-    if config.variant().needs_calibration:
-        texts.append((config.calibration.corpus, config.calibration.split))
-    for corpus, split in texts:
-        if corpus != "world":
-            load_documents(corpus, split)
-
-
-def _check_model(config: RunConfig, model: nn.Module, structure: Structure) -> None:
-    """Find out, before anything is computed, what the run would stumble over later."""
-    check_saved_model(config, model, structure)
-    if config.rounding.quantizes:
-        _check_allocation(config, structure)
-
-
-def _check_allocation(config: RunConfig, structure: Structure) -> None:
-    """Refuse a skip pattern that names no linear (a typo would quantize it silently), or that leaves none."""
-    names = [f"{block.name}.{linear}" for block in structure.blocks for linear in block.linears]
-    for pattern in config.allocation.skip:
-        if all(Uniform(skip=[pattern]).quantizes(name) for name in names):
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in names})
-            raise InputError(f"allocation.skip={pattern}: matches no linear; their names end in {', '.join(kinds)}")
-    if not any(config.allocation.quantizes(name) for name in names):
-        raise InputError("allocation.skip matches every linear of the decoder blocks: nothing is left to quantize")
-    for block in structure.blocks:
-        for linear in block.linears:
-            name = f"{block.name}.{linear}"
-            if config.allocation.quantizes(name):
-                format = config.allocation.format_of(name, config.format)
-                _check_shape(name, format, block.module.get_submodule(linear), config.evaluation.execution)
-
-
-def _check_shape(name: str, format: Format, linear: Any, execution: str) -> None:
-    """Refuse a matrix that the format has no layout for."""
+def _calibrated(jobs: list[Job], group: _Group) -> Generator[tuple[Job, Exception], None, list[Job]]:
+    """Build the calibration set, if any job needs one; those that cannot have theirs are yielded with the reason."""
+    asking = [job for job in jobs if job.calibrates]
+    if not asking:
+        return jobs
+    config = asking[0].config
     try:
-        format = format.for_shape(*linear.weight.shape)
+        with group.calibrating.stage("calibration"):
+            tokenizer, context = group.reference.loaded.tokenizer, context_length(group.model)
+            group.calibration = build(config.calibration, tokenizer, config.seed, max_context=context)
+    except InputError as error:
+        yield from ((job, error) for job in asking)
+        return [job for job in jobs if job not in asking]
+    return jobs
+
+
+def _rotate(job: Job, group: _Group, session: Session) -> None:
+    """Rewrite the model where the transform is one of the whole model, which the group's runs then have in common."""
+    if job.rotation is not None:
+        session.forget()
+        with group.common.stage("rotate"):
+            group.notes = rotate_(group.model.to(group.device), group.structure, job.rotation)
+            group.structure = find_structure(group.model.to("cpu"))
+
+
+def _parts(jobs: list[Job], group: _Group) -> list[list[Job]]:
+    """Those whose results fit into memory together."""
+    variants, dtype = [job.config.variant() for job in jobs], group.reference.loaded.dtype
+    plan = plan_memory(group.structure, variants, group.ids, dtype=dtype, device=group.device)
+    if len(jobs) > 1:
+        _LOG.info("%s", plan)
+    return [[jobs[index] for index in part] for part in plan.parts]
+
+
+def _quantize(jobs: list[Job], group: _Group) -> list[VariantResult | Exception]:
+    """One walk for all."""
+    variants, group.walking = [job.config.variant() for job in jobs], len(jobs)
+    with group.common.stage("quantize"):
+        outcomes = quantize_each(group.model, group.structure, variants, group.ids, device=group.device)
+    for outcome in outcomes:
+        if isinstance(outcome, VariantResult):
+            outcome.notes[:0] = group.notes
+    return outcomes
+
+
+def _recorded(job: Job, group: _Group, result: VariantResult | None) -> Recorded | Exception:
+    """Evaluate one variant (None: full precision) on the group's model and store its record; or why that failed."""
+    stages = _stages_of(job, group, result)
+    try:
+        outcome = _evaluate(job, group, result, stages)
+        return _record(job, outcome, stages)
+    except Exception as error:
+        return error
+
+
+def _stages_of(job: Job, group: _Group, result: VariantResult | None) -> Stages:
+    """What is measured of a run before it is evaluated."""
+    stages, group.once = group.once, Stages(group.device, of=group.once)
+    if job.calibrates:
+        stages = stages.followed_by(group.calibrating)
+    if result is None:
+        return stages
+    stages = stages.followed_by(group.common)
+    if group.walking > 1:
+        stages.seconds["quantize"] = result.seconds + result.shared_seconds
+    if group.walking > 1 and result.shared_seconds:
+        stages.seconds["quantize_shared"] = result.shared_seconds
+    return stages
+
+
+def _evaluate(job: Job, group: _Group, result: VariantResult | None, stages: Stages) -> Outcome:
+    reference, model = group.reference, group.model
+    if result is None:
+        measurements = measure(reference.prepared, reference.base)
+        outcome = Outcome(reference, None, VariantResult(), measurements, group.device, unquantized_parameters(model))
+        save(job.config, reference.loaded, measurements, partial(run_identity, job, outcome, stages), stages)
+        return outcome
+    calibration = group.calibration if job.calibrates else None
+    full_bytes, execution = weight_bytes(model), job.config.evaluation.execution
+    undo = apply_result(model, result, execution=execution)
+    try:
+        with stages.stage("evaluate"):
+            measurements = measure(reference.prepared, reference.base, model.to(group.device))
         if execution == "packed":
-            check_packable(format, linear.in_features)
-    except ValueError as error:
-        raise InputError(f"{name}: {error}") from error
+            size = weight_bytes(model)
+            measurements.append(Measurement("weight_bytes", "model", size, "bytes", 1, baseline=full_bytes))
+        outcome = Outcome(reference, calibration, result, measurements, group.device, unquantized_parameters(model))
+        save(job.config, reference.loaded, measurements, partial(run_identity, job, outcome, stages), stages)
+        return outcome
+    finally:
+        undo()
+        model.to("cpu")
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA when there is one, otherwise the CPU.
-
-    Raises:
-        InputError: a device that torch does not know or that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("no accelerator of this kind is supported")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device={name} cannot be used here; allowed are auto, cpu, cuda, cuda:N") from error
-    return device
+def _record(job: Job, outcome: Outcome, stages: Stages) -> Recorded:
+    identity, results_dir = run_identity(job, outcome, stages), job.config.results_dir
+    paths = job.store.write(identity, outcome.measurements)
+    show_run(identity, outcome.measurements, paths)
+    line = log_run(identity, outcome.measurements, paths=paths, cfg=job.config.logger, results_dir=results_dir)
+    if line:
+        print(line)
+    return Recorded(identity, outcome.measurements)
 
 
-def _context(model: nn.Module) -> int:
-    """The longest sequence that the model takes."""
-    settings: Any = model.config
-    return int(getattr(settings.get_text_config(), "max_position_embeddings", None) or 2**31)
+def _explained(error: Exception, device: torch.device) -> Exception:
+    """Running out of memory as a run that cannot go on, in one line; any other error as it is."""
+    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_OUT_OF_MEMORY in str(error)
+    if isinstance(error, QuantizationError) or not no_memory:
+        return error
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    explained = QuantizationError(f"out of memory on {device}: {reason}")
+    explained.__cause__ = error
+    return explained

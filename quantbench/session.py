@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantbench.evaluation.evaluate import Prepared
-from quantbench.models.load import LoadedModel
+from quantbench.models.identity import ModelIdentity
+from quantbench.models.load import LoadedModel, Model, identify
 from quantbench.models.structure import Structure
+from quantbench.store.parquet import Store
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,19 @@ class Session:
     def __init__(self) -> None:
         self._key: Hashable = None
         self._reference: Reference | None = None
+        self._identities: dict[str, ModelIdentity] = {}
+        self._stores: dict[str, Store] = {}
+
+    def store(self, folder: str) -> Store:
+        """The store in a folder, with the claims of this process."""
+        return self._stores.setdefault(folder, Store(folder))
+
+    def identity(self, model: Model) -> ModelIdentity:
+        """Name and content of a model; found out once, so that it is one for all runs of a sweep."""
+        key = repr(model)
+        if key not in self._identities:
+            self._identities[key] = identify(model)
+        return self._identities[key]
 
     def reference(self, key: Hashable, make: Callable[[], Reference]) -> Reference:
         """The reference for ``key`` (everything it depends on): the last one if it is the same, otherwise a new one."""

@@ -13,16 +13,29 @@ import torch
 class Stages:
     """Collects seconds and peak bytes by stage; host memory always, device memory where there is CUDA."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, of: "Stages | None" = None) -> None:
+        """of: other stages of the same process; all know where it is."""
         self.device = device
-        self.current = "start"
+        self._place: list[str] = ["start"] if of is None else of._place
         self.seconds: dict[str, float] = {}
         self.peak_memory: dict[str, dict[str, int]] = {}
+
+    @property
+    def current(self) -> str:
+        """The stage that was last begun."""
+        return self._place[0]
+
+    def followed_by(self, later: "Stages") -> "Stages":
+        """What this one measured, and what another did."""
+        both = Stages(self.device, of=self)
+        both.seconds = self.seconds | later.seconds
+        both.peak_memory = self.peak_memory | later.peak_memory
+        return both
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure what runs inside; ``current`` is its name from then on, so that a failure can say where it was."""
-        self.current = name
+        self._place[0] = name
         _reset_host_peak()
         cuda = self.device.type == "cuda"
         if cuda:

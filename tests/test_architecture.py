@@ -20,7 +20,8 @@ ALLOWED = {
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,
     "report": {"report", "store"} | NEUTRAL,
-    "plugins": {"cluster", "search", "config"} | NEUTRAL,
+    "sweep": {"sweep", "run", "job", "session", "label", "config"} | NEUTRAL,
+    "plugins": {"cluster", "config", "search", "session", "sweep"} | NEUTRAL,
     "search": NEUTRAL,
     "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config", "store"} | NEUTRAL,
 }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from quantbench.methods.stats import SiteStats
 from quantbench.models.capture import BlockInputs, run_block
+from quantbench.models.memory import free_memory
 from quantbench.models.structure import Block, Site
 
 Solve = Callable[[Site, SiteStats], None]
@@ -33,7 +34,7 @@ def fits(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.dev
     and values, say); four times the residual stream and twice the widest input bound that, and half of the free memory
     may be taken. Attention that is not fused holds its scores too.
     """
-    free = _free_memory(device)
+    free = free_memory(device)
     if free is None:
         return True
     hidden = inputs.hidden[0]
@@ -41,17 +42,6 @@ def fits(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.dev
     tokens = sum(h.shape[0] * h.shape[1] for h in inputs.hidden)
     channels = 4 * hidden.shape[2] + 2 * int(widest)  # type: ignore[arg-type]
     return tokens * channels * hidden.element_size() <= free / 2
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
 
 
 @torch.no_grad()

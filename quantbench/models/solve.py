@@ -28,7 +28,7 @@ from quantbench.models.tune import TunedBlock, TuningData, tune
 
 if TYPE_CHECKING:
     from quantbench.methods.variant import Variant
-    from quantbench.models.walk import VariantResult
+    from quantbench.models.branch import VariantResult
 
 _LOG = logging.getLogger(__name__)
 

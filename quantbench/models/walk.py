@@ -1,19 +1,20 @@
 """The walk: quantize a model block by block, for one variant or several in the same pass."""
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from quantbench.formats import QuantizedWeight
+from quantbench.errors import QuantizationError
 from quantbench.methods.rounding.tuner import BlockTuner
 from quantbench.methods.transform.base import NoTransform, SiteScaling
 from quantbench.methods.variant import Variant
+from quantbench.models.branch import Branch, VariantResult, elapsed
 from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, remembering, run_block
 from quantbench.models.fisher import fisher_information
 from quantbench.models.paused import fits, solve_in_one_pass
@@ -23,16 +24,7 @@ from quantbench.models.structure import Block, Structure
 from quantbench.models.tune import TuningData
 from quantbench.progress import track
 
-_BATCH_TOKENS = 4096
-
-
-@dataclass
-class VariantResult:
-    """What quantizing changed: quantized linears and rescaled parameters by their names in the model, and notes."""
-
-    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
-    parameters: dict[str, Tensor] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+BATCH_TOKENS = 4096
 
 
 def quantize(
@@ -45,6 +37,30 @@ def quantize(
 ) -> list[VariantResult]:
     """Quantize every variant in one walk over the blocks; ``model`` (on the host) is left unchanged.
 
+    As :func:`quantize_each`, for when all must succeed.
+
+    Raises:
+        ValueError: a variant needs calibration and ``ids`` is None.
+        QuantizationError: weights or activations that no stated rule covers.
+    """
+    results = []
+    for outcome in quantize_each(model, structure, variants, ids, device=device):
+        if isinstance(outcome, Exception):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+def quantize_each(
+    model: nn.Module,
+    structure: Structure,
+    variants: Sequence[Variant],
+    ids: Tensor | None,
+    *,
+    device: torch.device,
+) -> list[VariantResult | Exception]:
+    """Quantize every variant in one walk; one that fails leaves the walk, and its error stands in its place.
+
     One block at a time is on ``device``; hidden states stay on the host. ids: calibration tokens [samples, seqlen],
     None when no variant needs any. Variants with ``statistics=fp`` share one capture of each block; those with
     ``propagate`` advance side by side, each on its own hidden states, beside those of full precision where a variant
@@ -52,71 +68,106 @@ def quantize(
 
     Raises:
         ValueError: a variant needs calibration and ``ids`` is None.
-        QuantizationError: weights or activations that no stated rule covers.
     """
     if ids is None and any(v.needs_calibration for v in variants):
         raise ValueError("calibration tokens are required by a variant")
-    plans = [planned(model, structure, variant, ids, device) for variant in variants]
-    variants = [variant for variant, _ in plans]
-    results = [VariantResult(notes=notes) for _, notes in plans]
-    shared, own = None, dict[int, BlockInputs]()
+    branches = [Branch(variant) for variant in variants]
+    for branch in branches:
+        with branch.own_work(device):
+            branch.variant, branch.result.notes = planned(model, structure, branch.variant, ids, device)
+    walk = _Walk(branches, device)
     if ids is not None:
-        shared = block_inputs(model, structure, ids.split(max(1, _BATCH_TOKENS // ids.shape[1])))
-        advancing = [i for i, v in enumerate(variants) if v.needs_calibration and v.statistics == "propagate"]
-        own = {index: BlockInputs(list(shared.hidden), shared.calls) for index in advancing}
+        walk.enter(model, structure, ids)
+    for block in track(structure.blocks, stage="quantize", unit="block"):
+        walk.quantize_block(block, last=block is structure.blocks[-1])
+        if not walk.live:
+            break
+    return [branch.outcome for branch in branches]
+
+
+class _Walk:
+    """The variants between two blocks. shared: hidden states in full precision, None where no one looks at them."""
+
+    def __init__(self, branches: list[Branch], device: torch.device) -> None:
+        self.branches, self.device = branches, device
+        self.shared: BlockInputs | None = None
+        self.fisher: Mapping[str, Tensor] | None = None
+
+    @property
+    def live(self) -> list[Branch]:
+        """Those that take part."""
+        return [branch for branch in self.branches if branch.error is None]
+
+    def enter(self, model: nn.Module, structure: Structure, ids: Tensor) -> None:
+        """Everything before the first block, for calibration tokens ``ids`` [samples, seqlen]."""
+        shared = block_inputs(model, structure, ids.split(max(1, BATCH_TOKENS // ids.shape[1])))
+        variants = [branch.variant for branch in self.live]
+        for branch in self.live:
+            if branch.variant.needs_calibration and branch.variant.statistics == "propagate":
+                branch.inputs = BlockInputs(list(shared.hidden), shared.calls)
         tuned = [(v.rounding, v.format) for v in variants if isinstance(v.rounding, BlockTuner)]
         for size in {tuner.schedule(len(ids), format).batch_size for tuner, format in tuned}:
             shared.calls |= block_inputs(model, structure, [ids[:size]]).calls
-        if not tuned and not any(v.needs_pairs or (v.needs_calibration and v.statistics == "fp") for v in variants):
-            shared = None
-    fisher = None if ids is None else _fisher(model, structure, variants, ids, device)
-    for block in track(structure.blocks, stage="quantize", unit="block"):
-        last = block is structure.blocks[-1]
-        _quantize_block(block, variants, results, shared, own, device, fisher, last=last)
-    return results
+        if tuned or any(branch.shares_statistics or branch.variant.needs_pairs for branch in self.live):
+            self.shared = shared
+        self._learn_fisher(model, structure, ids)
 
+    def _learn_fisher(self, model: nn.Module, structure: Structure, ids: Tensor) -> None:
+        """Squared gradients of every weight that a variant which asks for them quantizes."""
+        asking, start = [branch for branch in self.live if branch.variant.needs_fisher], time.perf_counter()
+        names = [f"{block.name}.{linear}" for block in structure.blocks for linear in block.linears]
+        linears = [name for name in names if any(b.variant.allocation.quantizes(name) for b in asking)]
+        if not linears:
+            return
+        try:
+            self.fisher = fisher_information(model, linears, ids, device=self.device)
+        except QuantizationError as error:
+            for branch in asking:
+                branch.leave(error)
+        for branch in asking:
+            branch.result.shared_seconds += elapsed(start, self.device)
 
-def _fisher(
-    model: nn.Module, structure: Structure, variants: Sequence[Variant], ids: Tensor, device: torch.device
-) -> dict[str, Tensor] | None:
-    """Squared gradients of every weight that a variant which asks for them quantizes."""
-    asking = [v for v in variants if v.needs_fisher]
-    names = [f"{block.name}.{linear}" for block in structure.blocks for linear in block.linears]
-    linears = [name for name in names if any(v.allocation.quantizes(name) for v in asking)]
-    return fisher_information(model, linears, ids, device=device) if linears else None
+    def quantize_block(self, block: Block, *, last: bool) -> None:
+        """Quantize one block for every variant and turn its inputs into its outputs (``last``: nobody reads those)."""
+        start, common, twin, outputs = time.perf_counter(), None, None, list[Tensor]()
+        sharing = [branch for branch in self.live if branch.shares_statistics]
+        tuning = [branch for branch in self.live if isinstance(branch.variant.rounding, BlockTuner)]
+        if self.shared is not None:
+            twin = _Twin(_copy(block, self.device), self.shared)
+            if sharing:
+                variants = [branch.variant for branch in sharing]
+                common = _captured(block, twin.module, variants, self.shared, self.device, outputs=outputs)
+            elif tuning:
+                outputs = _outputs(block, twin.module, self.shared, self.device)
+            for branch in {id(b): b for b in (*sharing, *tuning)}.values():
+                branch.result.shared_seconds += elapsed(start, self.device)
+        for branch in self.live:
+            with branch.own_work(self.device):
+                capture = common if branch in sharing else None
+                self._quantize_one(branch, block, capture, twin, outputs, last=last)
+        if twin is not None and not last:
+            twin.inputs.hidden = outputs or _outputs(block, twin.module, twin.inputs, self.device)
 
-
-def _quantize_block(
-    block: Block,
-    variants: Sequence[Variant],
-    results: list[VariantResult],
-    shared: BlockInputs | None,
-    own: dict[int, BlockInputs],
-    device: torch.device,
-    fisher: Mapping[str, Tensor] | None,
-    *,
-    last: bool,
-) -> None:
-    """Quantize one block for every variant and turn its inputs into its outputs (``last``: nobody reads those)."""
-    common, twin, outputs = None, None, list[Tensor]()
-    sharing = [v for v in variants if v.needs_statistics and v.statistics == "fp"]
-    if shared is not None:
-        twin = _Twin(_copy(block, device), shared)
-        if sharing:
-            common = _captured(block, twin.module, sharing, shared, device, outputs=outputs)
-        elif any(isinstance(v.rounding, BlockTuner) for v in variants):
-            outputs = _outputs(block, twin.module, shared, device)
-    for index, (variant, result) in enumerate(zip(variants, results, strict=True)):
+    def _quantize_one(
+        self,
+        branch: Branch,
+        block: Block,
+        capture: Capture | None,
+        twin: "_Twin | None",
+        outputs: list[Tensor],
+        *,
+        last: bool,
+    ) -> None:
+        """Quantize one block for one variant. capture: what it shares; outputs: of the block in full precision."""
+        variant, inputs, device = branch.variant, branch.inputs, self.device
         module = _copy(block, device)
-        inputs, capture = own.get(index), common if variant in sharing else None
         in_sequence = inputs is not None and variant.rounding.sequential
         on_the_way = in_sequence and isinstance(variant.transform, NoTransform)  # collected while rounding
         if inputs is not None and variant.needs_statistics and not on_the_way:
             paired = twin if variant.needs_pairs and not in_sequence else None
             capture = _captured(block, module, [variant], inputs, device, twin=paired)
-        solver = BlockSolver(
-            block, module, variant, capture, result, device, fisher=fisher if variant.needs_fisher else None
-        )
+        fisher = self.fisher if variant.needs_fisher else None
+        solver = BlockSolver(block, module, variant, capture, branch.result, device, fisher=fisher)
         solver.transform()
         if isinstance(variant.rounding, BlockTuner):
             assert twin is not None
@@ -128,8 +179,6 @@ def _quantize_block(
         solver.finish()
         if inputs is not None and not in_sequence and not last:
             _advance(block, module, inputs, device)
-    if twin is not None and not last:
-        twin.inputs.hidden = outputs or _outputs(block, twin.module, twin.inputs, device)
 
 
 class _Twin(NamedTuple):

@@ -1,8 +1,7 @@
 """One parquet file per run, written so that a run is either complete or absent, and read all at once."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from quantbench.errors import InputError
 from quantbench.measurement import Measurement
 from quantbench.store import failures
-from quantbench.store.claims import Claims, Owner
+from quantbench.store.claims import Claims
 from quantbench.store.compaction import RUNS, SAMPLES, compact
 from quantbench.store.failures import Failure
 from quantbench.store.files import (
@@ -106,23 +105,6 @@ class Store:
                 replace(new_run, paths.run)
                 self._failure_path(identity.run_id).unlink(missing_ok=True)
         return paths
-
-    @contextmanager
-    def attempt(
-        self, run_id: str, *, describe: Callable[[Exception], Failure], waiting: Callable[[Owner], None]
-    ) -> Iterator[None]:
-        """Compute the run inside: no other job does meanwhile, and what stops it is kept as its failure.
-
-        A job that has the run already is waited for (``waiting`` is told whose it is), so look again whether the run is
-        stored. An interrupt leaves nothing: the run is missing again.
-        """
-        with self.claims.held(run_id, waiting=waiting):
-            try:
-                yield
-            except Exception as error:
-                with suppress(InputError):  # a full disk must not hide why the run failed
-                    self.write_failure(describe(error))
-                raise
 
     def write_failure(self, failure: Failure) -> Path:
         """Keep why a run failed, until it succeeds; an older result of the same run stays.

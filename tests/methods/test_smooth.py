@@ -11,11 +11,11 @@ from quantbench.methods.rounding import RTN
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform import SiteProblem, SmoothQuant
 from quantbench.methods.variant import Variant
+from quantbench.models.branch import VariantResult
 from quantbench.models.canonical import canonicalise_
 from quantbench.models.capture import capturing
 from quantbench.models.solve import BlockSolver
 from quantbench.models.structure import find_structure
-from quantbench.models.walk import VariantResult
 from tests.models import tiny
 
 

@@ -18,7 +18,7 @@ from quantbench.models import paused, walk
 from quantbench.models.canonical import canonicalise_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
-from quantbench.models.walk import quantize
+from quantbench.models.walk import quantize, quantize_each
 from tests.models import tiny
 
 CPU = torch.device("cpu")
@@ -124,9 +124,9 @@ def test_true_sequential_calibrates_on_quantized_earlier_layers_of_the_block():
 def test_true_sequential_in_one_pass_equals_a_pass_for_each_step(name, monkeypatch):
     model, structure, ids = load(name)
     one = variant(GPTQ(true_sequential=True))
-    monkeypatch.setattr(walk, "_BATCH_TOKENS", 24)
+    monkeypatch.setattr(walk, "BATCH_TOKENS", 24)
     fast = quantize(model, structure, [one], ids, device=CPU)[0]
-    monkeypatch.setattr(paused, "_free_memory", lambda device: 0)
+    monkeypatch.setattr(paused, "free_memory", lambda device: 0)
     slow = quantize(model, structure, [one], ids, device=CPU)[0]
     assert fast.weights.keys() == slow.weights.keys()
     for linear, quantized in slow.weights.items():
@@ -210,3 +210,24 @@ def test_expert_without_tokens_is_rounded_to_nearest_and_noted():
     model, structure, ids = load("qwen3-moe")
     result = quantize(model, structure, [variant(GPTQ())], ids[:1, :4], device=CPU)[0]
     assert any("experts" in note and "no calibration token reached it" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("statistics", ["fp", "propagate"])
+def test_a_variant_that_fails_leaves_the_walk_and_the_others_are_as_they_would_be_without_it(statistics):
+    model, structure, ids = load("llama")
+
+    class Failing(RTN):
+        def round(self, weight, grid, stats, *, keep=None):
+            if torch.equal(weight[:32], model.model.layers[1].self_attn.q_proj.weight):
+                raise ValueError("no grid fits")
+            return super().round(weight, grid, stats, keep=keep)
+
+    sound = [variant(GPTQ(), statistics=statistics), variant()]
+    outcomes = quantize_each(model, structure, [sound[0], variant(Failing()), sound[1]], ids, device=CPU)
+    assert isinstance(outcomes[1], QuantizationError)
+    assert str(outcomes[1]).startswith("model.layers.1.{self_attn.q_proj,")
+    assert str(outcomes[1]).endswith("no grid fits")
+    for one, outcome in zip(sound, (outcomes[0], outcomes[2]), strict=True):
+        alone = quantize(model, structure, [one], ids, device=CPU)[0]
+        assert outcome.weights.keys() == alone.weights.keys()
+        assert all(torch.equal(w.codes, outcome.weights[name].codes) for name, w in alone.weights.items())

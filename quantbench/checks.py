@@ -1,0 +1,83 @@
+"""What can be found out before anything is computed: devices, texts, and what a model's layers can take."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantbench.config.schema import RunConfig
+from quantbench.data.corpora import load_documents
+from quantbench.errors import InputError
+from quantbench.formats import Format
+from quantbench.methods.allocation import Uniform
+from quantbench.models.packed import check_packable
+from quantbench.models.structure import Structure
+from quantbench.saving import check_saved_model
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA when there is one, otherwise the CPU.
+
+    Raises:
+        InputError: a device that torch does not know or that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("no accelerator of this kind is supported")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device={name} cannot be used here; allowed are auto, cpu, cuda, cuda:N") from error
+    return device
+
+
+def context_length(model: nn.Module) -> int:
+    """The longest sequence that the model takes."""
+    settings: Any = model.config
+    return int(getattr(settings.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+
+def check_texts(config: RunConfig) -> None:
+    """Find out about an unreadable or empty text before the model is loaded; the embedded world cannot fail."""
+    texts = [(config.evaluation.corpus, config.evaluation.split)]
+    if config.variant().needs_calibration:
+        texts.append((config.calibration.corpus, config.calibration.split))
+    for corpus, split in texts:
+        if corpus != "world":
+            load_documents(corpus, split)
+
+
+def check_model(config: RunConfig, model: nn.Module, structure: Structure) -> None:
+    """Find out, before anything is computed, what the run would stumble over later."""
+    check_saved_model(config, model, structure)
+    if config.rounding.quantizes:
+        _check_allocation(config, structure)
+
+
+def _check_allocation(config: RunConfig, structure: Structure) -> None:
+    """Refuse a skip pattern that names no linear (a typo would quantize it silently), or that leaves none."""
+    names = [f"{block.name}.{linear}" for block in structure.blocks for linear in block.linears]
+    for pattern in config.allocation.skip:
+        if all(Uniform(skip=[pattern]).quantizes(name) for name in names):
+            kinds = sorted({name.rsplit(".", 1)[-1] for name in names})
+            raise InputError(f"allocation.skip={pattern}: matches no linear; their names end in {', '.join(kinds)}")
+    if not any(config.allocation.quantizes(name) for name in names):
+        raise InputError("allocation.skip matches every linear of the decoder blocks: nothing is left to quantize")
+    for block in structure.blocks:
+        for linear in block.linears:
+            name = f"{block.name}.{linear}"
+            if config.allocation.quantizes(name):
+                format = config.allocation.format_of(name, config.format)
+                _check_shape(name, format, block.module.get_submodule(linear), config.evaluation.execution)
+
+
+def _check_shape(name: str, format: Format, linear: Any, execution: str) -> None:
+    """Refuse a matrix that the format has no layout for."""
+    try:
+        format = format.for_shape(*linear.weight.shape)
+        if execution == "packed":
+            check_packable(format, linear.in_features)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error

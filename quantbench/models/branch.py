@@ -1,0 +1,76 @@
+"""One variant on its way through the walk: what it has so far, what it cost, and why it left."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from quantbench.formats import QuantizedWeight
+from quantbench.methods.variant import Variant
+from quantbench.models.capture import BlockInputs
+
+
+@dataclass
+class VariantResult:
+    """What quantizing changed: quantized linears and rescaled parameters by their names in the model, and notes.
+
+    seconds: of the walk, spent on this variant alone; shared_seconds: spent on what it has in common with others and
+    would have cost it as much alone.
+    """
+
+    weights: dict[str, QuantizedWeight] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    shared_seconds: float = 0.0
+
+
+@dataclass
+class Branch:
+    """A variant in the walk.
+
+    inputs: its own hidden states, where it is calibrated on what its quantized blocks produce; error: why it left the
+    walk, None while it takes part.
+    """
+
+    variant: Variant
+    result: VariantResult = field(default_factory=VariantResult)
+    inputs: BlockInputs | None = None
+    error: Exception | None = None
+
+    @property
+    def shares_statistics(self) -> bool:
+        """Whether it looks at full-precision statistics, which are the same for all variants that do."""
+        return self.variant.needs_statistics and self.variant.statistics == "fp"
+
+    @property
+    def outcome(self) -> VariantResult | Exception:
+        """What it came to."""
+        return self.error or self.result
+
+    @contextmanager
+    def own_work(self, device: torch.device) -> Iterator[None]:
+        """Measure what runs inside; an error there makes the variant leave the walk, and nobody else."""
+        start = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            self.leave(error)
+        finally:
+            self.result.seconds += elapsed(start, device)
+
+    def leave(self, error: Exception) -> None:
+        """Give up, and free what was held for it: also what the frames of the traceback still hold."""
+        traceback.clear_frames(error.__traceback__)
+        self.error, self.inputs, self.result = error, None, VariantResult()
+
+
+def elapsed(start: float, device: torch.device) -> float:
+    """Seconds since ``start`` (``time.perf_counter``), with the device's work done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

@@ -1,0 +1,80 @@
+"""A sweep in one process: runs that are stored are shown, the others done group by group."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from quantbench.config.schema import RunConfig
+from quantbench.errors import InputError, say
+from quantbench.job import Job, plan_job
+from quantbench.label import Label
+from quantbench.run import Outcomes, Recorded, do, run_together, show_stored
+from quantbench.session import Session
+from quantbench.sweep.groups import grouped
+
+_LOG = logging.getLogger(__name__)
+
+Outcome = Recorded | Exception
+_Key = tuple[str, ...]
+
+
+def run_sweep(runs: Sequence[tuple[RunConfig, Label]], session: Session) -> list[Outcome]:
+    """Do all runs of a sweep; the record or the error of each, in their order. An error stops no other run.
+
+    Equal runs (full precision at 3 and at 4 bits) are done once. Errors and progress go to stderr as they come.
+    """
+    outcomes: dict[int, Outcome] = {}
+    jobs: dict[int, Job] = {}
+    for index, (config, label) in enumerate(runs):
+        try:
+            jobs[index] = plan_job(config, label, session)
+        except InputError as error:
+            outcomes[index] = error
+            say(error)
+    done = _done({job.key: job for job in jobs.values()}, refused=len(outcomes), session=session)
+    return [outcomes[index] if index in outcomes else done[jobs[index].key] for index in range(len(runs))]
+
+
+def _done(jobs: dict[_Key, Job], *, refused: int, session: Session) -> dict[_Key, Outcome]:
+    """What became of every job, by its key."""
+    done: dict[_Key, Outcome] = {key: _attempt(show_stored, job) for key, job in jobs.items() if job.is_done}
+    missing = [job for key, job in jobs.items() if key not in done]
+    _LOG.info("sweep of %d runs: %d stored, %d to do", len(jobs) + refused, len(done), len(missing))
+    groups = grouped(missing)
+    for number, group in enumerate(groups, 1):
+        titles = ", ".join(job.title for job in group)
+        _LOG.info("group %d of %d, %d runs on %s: %s", number, len(groups), len(group), group[0].model.name, titles)
+        for job, outcome in _claimed(group, session):
+            done[job.key] = outcome
+            if isinstance(outcome, Exception):
+                say(outcome)
+            state = "failed" if isinstance(outcome, Exception) else "stored"
+            _LOG.info("run %d of %d %s: %s", len(done), len(jobs), state, job.title)
+    # other processes were at these: by now, most are stored
+    return done | {job.key: _attempt(partial(do, session=session), job) for job in missing if job.key not in done}
+
+
+def _claimed(group: list[Job], session: Session) -> Outcomes:
+    """Do those that no other process is computing; none of them is waited for while others may wait for ours."""
+    with ExitStack() as claims:
+        mine = []
+        for job in group:
+            if job.store.claims.take(job.identifier) is None:
+                claims.callback(job.store.claims.release, job.identifier)
+                mine.append(job)
+        for job in [job for job in mine if job.is_done]:  # by another process, since we last looked
+            yield job, _attempt(show_stored, job)
+            mine.remove(job)
+        if mine:
+            for job, outcome in run_together(mine, session):
+                job.store.claims.release(job.identifier)
+                yield job, outcome
+
+
+def _attempt(act: Callable[[Job], Recorded], job: Job) -> Outcome:
+    try:
+        return act(job)
+    except Exception as error:
+        say(error)
+        return error
