@@ -6,14 +6,17 @@ from quantbench.config import check_command_line
 from quantbench.job import Job
 from quantbench.label import Label
 from quantbench.models.identity import ModelIdentity
+from quantbench.store.parquet import Store
 from quantbench.sweep.groups import grouped
+
+STORE = Store("unused")
 
 
 def jobs(*arguments, model="embedded"):
     """The jobs of a sweep, named by their place."""
     configs = check_command_line([*arguments, "logger=none"], multirun=True)
     identity = ModelIdentity(model, "sha256:0")
-    return [Job(c, Label("", "", {}), identity, torch.device("cpu"), f"{i}") for i, c in enumerate(configs)]
+    return [Job(c, Label("", "", {}), identity, torch.device("cpu"), f"{i}", STORE) for i, c in enumerate(configs)]
 
 
 def names(groups):
