@@ -10,6 +10,7 @@ BENCHMARKS = {
     "quantize": "quantbench.bench.quantize",
     "coverage": "quantbench.bench.coverage",
     "store": "quantbench.bench.store",
+    "sweep": "quantbench.bench.sweep",
 }
 
 

@@ -1,7 +1,8 @@
 """What calibration saw at one input site."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from quantbench.methods.curvature import Curvature
 _GRAM_STRIP = 192  # rows of X^T X computed at a time, from the diagonal on: little more than half of the products
 _CACHED_TOKENS = 256
 
+T = TypeVar("T")
+
 
 @dataclass
 class SiteStats:
@@ -19,7 +22,8 @@ class SiteStats:
     gram: sum of x x^T, fp32 [in, in]; absmax: max |x| [in]; abs_sum: sum of |x| [in]; count: tokens seen; dropped:
     tokens left out because they were not finite; fisher: mean squared gradient of the loss for each weight that reads
     the site [rows, in], where a method asked for it; drift: sum of (x' - x) x^T [in, in], with x' the input of the same
-    token in full precision, where a method asked for it. No X is kept.
+    token in full precision, where a method asked for it; known: what was computed from them for one variant and holds
+    for others that look at the same statistics, None where there are no others. No X is kept.
     """
 
     gram: Tensor
@@ -29,6 +33,7 @@ class SiteStats:
     dropped: int = 0
     fisher: Tensor | None = None
     drift: Tensor | None = None
+    known: dict[Hashable, Any] | None = None
 
     @classmethod
     def empty(cls, columns: int, *, device: torch.device | str = "cpu") -> "SiteStats":
@@ -86,6 +91,15 @@ class SiteStats:
             sum(p.dropped for p in parts),
             drift=torch.stack(drifts).sum(0) if len(drifts) == len(parts) else None,
         )
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """``compute()``, or what an earlier variant with the same ``key`` was given; nobody may change it."""
+        if self.known is None:
+            return compute()
+        if key not in self.known:
+            self.known[key] = compute()
+        found: T = self.known[key]
+        return found
 
     def output_error(self, delta: Tensor) -> float:
         """Mean over tokens of ||delta x||^2 for a weight change ``delta`` [out, in]: tr(delta H delta^T), exactly."""

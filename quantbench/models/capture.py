@@ -111,10 +111,11 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 @dataclass
 class Capture:
-    """What one pass over a block saw: statistics by site name, and the calls of chosen submodules."""
+    """What one pass over a block saw: statistics by site name; calls of chosen submodules, and what these gave."""
 
     stats: dict[str, SiteStats] = field(default_factory=dict)
     calls: dict[str, list[Call]] = field(default_factory=dict)
+    outputs: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -130,8 +131,9 @@ def capturing(
 ) -> Iterator[Capture]:
     """While open, forward passes of ``module`` (the block or a copy) add to the yielded :class:`Capture`.
 
-    sites: names of the input sites to collect; parents: submodules whose arguments to keep on the host, at most
-    ``max_calls`` calls; full: where :func:`remembering` puts the same tokens' inputs in full precision before a pass.
+    sites: names of the input sites to collect; parents: submodules whose arguments and outputs to keep on the host, of
+    at most ``max_calls`` calls; full: where :func:`remembering` puts the same tokens' inputs in full precision before a
+    pass.
     """
     capture, handles = Capture(), []
     for site in block.sites:
@@ -141,9 +143,9 @@ def capturing(
             capture.stats[site.name] = stats
             handles.append(linear.register_forward_pre_hook(_updating(stats, site.name, {} if full is None else full)))
     for parent in parents:
-        capture.calls[parent] = []
-        hook = _keeping(capture.calls[parent], max_calls)
-        handles.append(module.get_submodule(parent).register_forward_pre_hook(hook, with_kwargs=True))
+        capture.calls[parent], capture.outputs[parent] = [], []
+        hook = _keeping(capture.calls[parent], capture.outputs[parent], max_calls)
+        handles.append(module.get_submodule(parent).register_forward_hook(hook, with_kwargs=True))
     try:
         yield capture
     finally:
@@ -189,9 +191,15 @@ def _remembering(seen: dict[str, Tensor], name: str) -> Any:
     return lambda module, args: seen.__setitem__(name, args[0])
 
 
-def _keeping(calls: list[Call], limit: int | None) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _keeping(calls: list[Call], outputs: list[Tensor], limit: int | None) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if limit is None or len(calls) < limit:
             calls.append(to_device((args, kwargs), torch.device("cpu")))
+            outputs.append(first_of(output).detach().to("cpu", copy=True))
 
     return hook
+
+
+def first_of(output: Any) -> Tensor:
+    """The tensor that a module gives, whatever else comes with it."""
+    return output[0] if isinstance(output, tuple) else output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.rounding.tuner import BlockTuner, TunableScale, TunableWeight
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform.base import SiteProblem, SiteScaling
-from quantbench.models.capture import Call, Capture, to_device
+from quantbench.models.capture import Call, Capture, first_of, to_device
 from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
 from quantbench.models.linear import QuantLinear
 from quantbench.models.packed import quantized_linear
@@ -196,7 +197,7 @@ class BlockSolver:
     def _problem(self, sites: list[Site]) -> SiteProblem:
         stats = [self.stats[site.name] for site in sites for _ in site.linears]
         weights = [self._weight(name) for site in sites for name in site.linears]
-        fold, calls = sites[0].fold, self._calls_to_replay(sites)
+        fold, module_error = sites[0].fold, self._module_error(sites)
         assert fold is not None
 
         def linear_error(replaced: Sequence[Tensor]) -> float:
@@ -209,17 +210,19 @@ class BlockSolver:
             stats=SiteStats.merged([self.stats[site.name] for site in sites]),
             grid=Grid(self.variant.format.for_shape(*weights[0].shape), MinMax()),
             linear_error=linear_error,
-            module_error=ModuleError(self.module, sites[0], calls, self.device) if calls else None,
+            module_error=module_error,
             tie=partial(tied_mean, fold=fold) if _is_tied(fold) else None,
             norm_fed=fold.norm_offset is not None,
         )
 
-    def _calls_to_replay(self, sites: list[Site]) -> Sequence[Call]:
-        """Calls of the module that a site feeds; one capture may serve variants that replay fewer of them."""
+    def _module_error(self, sites: list[Site]) -> ModuleError | None:
+        """Replays the module that a site feeds; one capture may serve variants that replay fewer of its calls."""
         assert isinstance(self.variant.transform, SiteScaling)
-        if len(sites) > 1 or sites[0].parent is None:
-            return ()
-        return self.capture.calls.get(sites[0].parent, ())[: self.variant.transform.replayed_batches]
+        parent, limit = sites[0].parent, self.variant.transform.replayed_batches
+        if len(sites) > 1 or parent is None or not self.capture.calls.get(parent) or limit == 0:
+            return None
+        calls, outputs = self.capture.calls[parent][:limit], self.capture.outputs[parent][:limit]
+        return ModuleError(self.module, sites[0], calls, outputs, self.device)
 
     def _quantized(self, site: Site) -> list[str]:
         return [name for name in site.linears if self.variant.allocation.quantizes(self._full_name(name))]
@@ -260,35 +263,36 @@ class BlockSolver:
 class ModuleError:
     """Mean squared change of a submodule's output when the weights of a site's linears are replaced."""
 
-    def __init__(self, block: nn.Module, site: Site, calls: Sequence[Call], device: torch.device) -> None:
+    def __init__(
+        self, block: nn.Module, site: Site, calls: Sequence[Call], reference: Sequence[Tensor], device: torch.device
+    ) -> None:
+        """reference: what the submodule gave for ``calls`` with its weights as they are."""
         assert site.parent is not None
-        self.device = device
+        self.device, self.calls, self.reference = device, calls, reference
         self.module = block.get_submodule(site.parent)
         self.linears = [_linear(block, name) for name in site.linears]
-        self.calls = calls
-        self.reference = [self._output(call).cpu() for call in calls]
 
     @torch.no_grad()
-    def __call__(self, weights: Sequence[Tensor]) -> float:
-        """The error for replacement weights [out_i, in], one for each linear of the site."""
-        kept = [linear.weight.data for linear in self.linears]
+    def __call__(self, weights: Sequence[Tensor], limit: float = math.inf) -> float:
+        """The error for replacement weights [out_i, in], one for each linear of the site.
+
+        limit: an error above it need not be known exactly; the sum over calls stops where it is passed.
+        """
+        count = sum(reference.numel() for reference in self.reference)
+        kept, total = [linear.weight.data for linear in self.linears], 0.0
         try:
             for linear, weight in zip(self.linears, weights, strict=True):
                 linear.weight.data = weight.to(linear.weight.dtype)
-            total = sum(
-                float((self._output(call).float() - reference.to(self.device).float()).square().sum())
-                for call, reference in zip(self.calls, self.reference, strict=True)
-            )
+            for call, reference in zip(self.calls, self.reference, strict=True):
+                args, kwargs = to_device(call, self.device)
+                output = first_of(self.module(*args, **kwargs)).float()
+                total += float((output - reference.to(self.device).float()).square().sum())
+                if total / count > limit:
+                    break
         finally:
             for linear, weight in zip(self.linears, kept, strict=True):
                 linear.weight.data = weight
-        return total / sum(reference.numel() for reference in self.reference)
-
-    @torch.no_grad()
-    def _output(self, call: Call) -> Tensor:
-        args, kwargs = to_device(call, self.device)
-        output = self.module(*args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        return total / count
 
 
 def _linear(root: nn.Module, name: str) -> nn.Linear:

@@ -137,6 +137,8 @@ class _Walk:
             if sharing:
                 variants = [branch.variant for branch in sharing]
                 common = _captured(block, twin.module, variants, self.shared, self.device, outputs=outputs)
+                for stats in common.stats.values():
+                    stats.known = {} if len(sharing) > 1 else None
             elif tuning:
                 outputs = _outputs(block, twin.module, self.shared, self.device)
             for branch in {id(b): b for b in (*sharing, *tuning)}.values():

@@ -31,7 +31,10 @@ class GPTQ(ErrorFeedback):
         return None
 
     def solve(self, problem: Problem) -> Rounded:
-        factor, damp = inverse_factor(problem.hessian, self.damp_percent)
+        factor, damp = problem.stats.once(
+            ("inverse factor", self.damp_percent, self.act_order),
+            lambda: inverse_factor(problem.hessian, self.damp_percent),
+        )
         loop = ColumnLoop(
             problem.weight,
             problem.grid,

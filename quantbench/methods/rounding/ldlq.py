@@ -40,7 +40,10 @@ class LDLQ(ErrorFeedback):
 
     def solve(self, problem: Problem) -> Rounded:
         hessian = problem.hessian
-        upper, damp = upper_factor(hessian, self.damp_percent)  # H = R R^T with R = (U + I) D^1/2
+        upper, damp = problem.stats.once(
+            ("factor", self.damp_percent, self.act_order),
+            lambda: upper_factor(hessian, self.damp_percent),  # H = R R^T with R = (U + I) D^1/2
+        )
         loop = FeedbackLoop(problem, (upper / upper.diagonal()).fill_diagonal_(0))
         quantized = loop.run(self.block_size)
         for _ in range(self.greedy_passes):

@@ -56,17 +56,24 @@ class AWQ(SiteScaling):
         if not problem.stats.count or (problem.tie is not None and not self.tie_heads):
             return None
         candidates = self.candidates(problem)
-        errors = [self.error(problem, scale) for scale in candidates]
-        usable = [index for index, error in enumerate(errors) if math.isfinite(error)]
-        return candidates[min(usable, key=errors.__getitem__)] if usable else None
+        best, least = None, math.inf
+        # From the middle of the grid outwards, where the best r mostly is: the others are then soon seen to be worse.
+        for step in sorted(range(self.n_grid), key=lambda step: abs(2 * step - self.n_grid)):
+            error = self.error(problem, candidates[step], limit=least)
+            if error < least or (error == least < math.inf and best is not None and step < best):
+                best, least = step, error
+        return None if best is None else candidates[best]
 
-    def error(self, problem: SiteProblem, scale: Tensor) -> float:
-        """The objective at one scale [in]: what rounding W s and dividing by s does to the output."""
+    def error(self, problem: SiteProblem, scale: Tensor, *, limit: float = math.inf) -> float:
+        """The objective at one scale [in]: what rounding W s and dividing by s does to the output.
+
+        limit: above it, it need not be exact.
+        """
         format = problem.grid.format  # on min-max groups, whatever the range that follows
         if isinstance(format, IntFormat) and not format.per_tensor:
             rounded = [scaled_nearest(w, scale, format) for w in problem.weights]
         else:
             rounded = [problem.grid.nearest(w * scale, None).dequantize() / scale for w in problem.weights]
         if self.objective == "module" and problem.module_error is not None:
-            return problem.module_error(rounded)
+            return problem.module_error(rounded, limit)
         return problem.linear_error(rounded)

@@ -1,8 +1,10 @@
 """The contract of the transform axis."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,6 +13,13 @@ from quantbench.methods.grid import Grid
 from quantbench.methods.stats import SiteStats
 
 OutputError = Callable[[Sequence[Tensor]], float]
+
+
+class ReplayedError(Protocol):
+    """An output error that takes long: above ``limit`` it may be anything above it."""
+
+    def __call__(self, weights: Sequence[Tensor], limit: float = math.inf) -> float:
+        """The error when the weights are replaced by the given ones."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class SiteProblem:
     stats: SiteStats
     grid: Grid
     linear_error: OutputError
-    module_error: OutputError | None = None
+    module_error: ReplayedError | None = None
     tie: Callable[[Tensor], Tensor] | None = None
     norm_fed: bool = True
 
