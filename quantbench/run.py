@@ -175,9 +175,13 @@ def _together(jobs: list[Job], session: Session, once: Stages) -> Outcomes:
         _rotate(jobs[0], group, session)
         for part in _parts(jobs, group):
             results = _quantize(part, group)
+            for job, result in zip(part, results, strict=True):
+                if isinstance(result, Exception):
+                    yield job, result
             for job in part:
                 result = results.pop(0)  # which need not be kept once it is recorded
-                yield job, result if isinstance(result, Exception) else _recorded(job, group, result)
+                if isinstance(result, VariantResult):
+                    yield job, _recorded(job, group, result)
 
 
 def _passing(jobs: list[Job], check: Callable[[Job], None]) -> Generator[tuple[Job, Exception], None, list[Job]]:

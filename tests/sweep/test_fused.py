@@ -71,8 +71,8 @@ def records(folder):
     """Rows and samples of every run, without what differs from time to time."""
     store = Store(folder)
     frame = store.load().drop(columns=["seconds", "peak_memory", "created", "config"])
-    samples = {run: store.samples(run).to_dict("list") for run in frame.run_id.unique()}
-    return frame.sort_values(["run_id", "metric"]).to_json(orient="records"), samples
+    samples = {run: store.samples(run).to_csv() for run in frame.run_id.unique()}
+    return frame.sort_values(["run_id", "metric"]).to_csv(index=False), samples
 
 
 def test_records_of_a_sweep_are_those_of_single_runs(files, tmp_path, capfd):
