@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from quantbench.checks import pick_device
 from quantbench.config import RunConfig, compose_jobs
 from quantbench.determinants import determinants
 from quantbench.label import Label
 from quantbench.models.identity import ModelIdentity
 from quantbench.models.load import identify
-from quantbench.run import pick_device
 from quantbench.store.identity import run_id
 from quantbench.study.definition import Study
 
