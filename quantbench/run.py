@@ -2,10 +2,8 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from quantbench.checks import check_model, check_texts, context_length
 from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import CalibrationSet, build
-from quantbench.errors import InputError, QuantizationError
+from quantbench.errors import InputError
 from quantbench.evaluation.evaluate import baseline, measure, prepare
 from quantbench.job import Job, plan_job
 from quantbench.label import Label
@@ -27,29 +25,15 @@ from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import quantize_each
-from quantbench.outcome import Outcome, failure, run_identity, unquantized_parameters
+from quantbench.outcome import Outcome, run_identity, unquantized_parameters
 from quantbench.paths import usable_cache_dir
-from quantbench.report.terminal import show_run
+from quantbench.recording import Recorded, keep_failure, record, show_stored
 from quantbench.saving import save
 from quantbench.session import Reference, Session
 from quantbench.stages import Stages
 from quantbench.store.claims import Owner
-from quantbench.store.identity import git_state
-from quantbench.store.record import RunIdentity
-from quantbench.store.wandb_log import log_run
 
 _LOG = logging.getLogger(__name__)
-
-_HOST_OUT_OF_MEMORY = "can't allocate memory"
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A run as it is stored."""
-
-    identity: RunIdentity
-    measurements: list[Measurement]
-
 
 Outcomes = Iterator[tuple[Job, Recorded | Exception]]
 
@@ -87,22 +71,6 @@ def _say_who_computes(job: Job, owner: Owner) -> None:
     print(f"Run {job.identifier} is being computed by {owner}; waiting.")
 
 
-def show_stored(job: Job) -> Recorded:
-    """Print the table of a run that is stored, and where other code stored it."""
-    identity, measurements = job.store.read(job.identifier)
-    print(f"Run {job.identifier} is already stored; force=true recomputes it.")
-    commit, dirty = git_state(Path(__file__).parent)
-    if (identity.git_commit, identity.git_dirty) != (commit, dirty) or dirty:
-        print(f"It was stored by {_code(identity.git_commit, identity.git_dirty)}; this is {_code(commit, dirty)}.")
-    show_run(identity, measurements, job.store.paths(job.identifier))
-    return Recorded(identity, measurements)
-
-
-def _code(commit: str | None, dirty: bool | None) -> str:
-    changed = " with changes" if dirty else ""
-    return f"commit {commit[:12]}{changed}" if commit else "an installed version"
-
-
 def run_together(jobs: Sequence[Job], session: Session) -> Outcomes:
     """Do runs of one reference, one calibration set (or none) and one basis; yields each with its record or its error.
 
@@ -115,18 +83,10 @@ def run_together(jobs: Sequence[Job], session: Session) -> Outcomes:
     try:
         for job, outcome in _together(list(jobs), session, once):
             del waiting[job.key]
-            yield job, outcome if isinstance(outcome, Recorded) else _failed(job, outcome, once)
+            yield job, outcome if isinstance(outcome, Recorded) else keep_failure(job, outcome, once)
     except Exception as error:
         for job in waiting.values():
-            yield job, _failed(job, error, once)
-
-
-def _failed(job: Job, error: Exception, stages: Stages) -> Exception:
-    """Keep why a run failed; returns the error as it is to be said."""
-    error = _explained(error, job.device)
-    with suppress(InputError):  # a full disk must not hide why the run failed
-        job.store.write_failure(failure(job, error, stages))
-    return error
+            yield job, keep_failure(job, error, once)
 
 
 @dataclass
@@ -271,7 +231,7 @@ def _recorded(job: Job, group: _Group, result: VariantResult | None) -> Recorded
     stages = _stages_of(job, group, result)
     try:
         outcome = _evaluate(job, group, result, stages)
-        return _record(job, outcome, stages)
+        return record(job, outcome, stages)
     except Exception as error:
         return error
 
@@ -313,24 +273,3 @@ def _evaluate(job: Job, group: _Group, result: VariantResult | None, stages: Sta
     finally:
         undo()
         model.to("cpu")
-
-
-def _record(job: Job, outcome: Outcome, stages: Stages) -> Recorded:
-    identity, results_dir = run_identity(job, outcome, stages), job.config.results_dir
-    paths = job.store.write(identity, outcome.measurements)
-    show_run(identity, outcome.measurements, paths)
-    line = log_run(identity, outcome.measurements, paths=paths, cfg=job.config.logger, results_dir=results_dir)
-    if line:
-        print(line)
-    return Recorded(identity, outcome.measurements)
-
-
-def _explained(error: Exception, device: torch.device) -> Exception:
-    """Running out of memory as a run that cannot go on, in one line; any other error as it is."""
-    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_OUT_OF_MEMORY in str(error)
-    if isinstance(error, QuantizationError) or not no_memory:
-        return error
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    explained = QuantizationError(f"out of memory on {device}: {reason}")
-    explained.__cause__ = error
-    return explained

@@ -20,7 +20,7 @@ ALLOWED = {
     "evaluation": {"evaluation", "data"} | NEUTRAL,
     "store": {"store"} | NEUTRAL,
     "report": {"report", "store"} | NEUTRAL,
-    "sweep": {"sweep", "run", "job", "session", "label", "config"} | NEUTRAL,
+    "sweep": {"sweep", "run", "recording", "job", "session", "label", "config"} | NEUTRAL,
     "plugins": {"cluster", "config", "search", "session", "sweep"} | NEUTRAL,
     "search": NEUTRAL,
     "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config", "store"} | NEUTRAL,

@@ -9,7 +9,8 @@ from quantbench.config.schema import RunConfig
 from quantbench.errors import InputError, say
 from quantbench.job import Job, plan_job
 from quantbench.label import Label
-from quantbench.run import Outcomes, Recorded, do, run_together, show_stored
+from quantbench.recording import Recorded, show_stored
+from quantbench.run import Outcomes, do, run_together
 from quantbench.session import Session
 from quantbench.sweep.groups import grouped
 
