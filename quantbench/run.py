@@ -23,6 +23,7 @@ from quantbench.models.memory import plan_memory
 from quantbench.models.packed import weight_bytes
 from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
+from quantbench.models.statistics_cache import StatisticsCache
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import quantize_each
 from quantbench.outcome import Outcome, run_identity, unquantized_parameters
@@ -219,7 +220,8 @@ def _quantize(jobs: list[Job], group: _Group) -> list[VariantResult | Exception]
     """One walk for all."""
     variants, group.walking = [job.config.variant() for job in jobs], len(jobs)
     with group.common.stage("quantize"):
-        outcomes = quantize_each(group.model, group.structure, variants, group.ids, device=group.device)
+        cache = StatisticsCache.of_user()
+        outcomes = quantize_each(group.model, group.structure, variants, group.ids, device=group.device, cache=cache)
     for outcome in outcomes:
         if isinstance(outcome, VariantResult):
             outcome.notes[:0] = group.notes

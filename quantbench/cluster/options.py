@@ -16,7 +16,7 @@ class Resources:
     """
 
     runs_per_job: int = 1
-    inner_launcher: str = "basic"
+    inner_launcher: str = "fused"
     gpus: int | None = None
     cpus: int = 1
     memory_gb: float | None = None

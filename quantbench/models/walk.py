@@ -20,6 +20,7 @@ from quantbench.models.fisher import fisher_information
 from quantbench.models.paused import fits, solve_in_one_pass
 from quantbench.models.plan import planned
 from quantbench.models.solve import BlockSolver
+from quantbench.models.statistics_cache import PrefixKeys, StatisticsCache
 from quantbench.models.structure import Block, Structure
 from quantbench.models.tune import TuningData
 from quantbench.progress import track
@@ -58,13 +59,14 @@ def quantize_each(
     ids: Tensor | None,
     *,
     device: torch.device,
+    cache: StatisticsCache | None = None,
 ) -> list[VariantResult | Exception]:
     """Quantize every variant in one walk; one that fails leaves the walk, and its error stands in its place.
 
     One block at a time is on ``device``; hidden states stay on the host. ids: calibration tokens [samples, seqlen],
-    None when no variant needs any. Variants with ``statistics=fp`` share one capture of each block; those with
-    ``propagate`` advance side by side, each on its own hidden states, beside those of full precision where a variant
-    compares the two.
+    None when no variant needs any. Variants with ``statistics=fp`` share one capture of each block, or what ``cache``
+    has of it; those with ``propagate`` advance side by side, each on its own hidden states, beside those of full
+    precision where a variant compares the two.
 
     Raises:
         ValueError: a variant needs calibration and ``ids`` is None.
@@ -75,7 +77,7 @@ def quantize_each(
     for branch in branches:
         with branch.own_work(device):
             branch.variant, branch.result.notes = planned(model, structure, branch.variant, ids, device)
-    walk = _Walk(branches, device)
+    walk = _Walk(branches, device, cache)
     if ids is not None:
         walk.enter(model, structure, ids)
     for block in track(structure.blocks, stage="quantize", unit="block"):
@@ -86,11 +88,17 @@ def quantize_each(
 
 
 class _Walk:
-    """The variants between two blocks. shared: hidden states in full precision, None where no one looks at them."""
+    """The variants between two blocks.
 
-    def __init__(self, branches: list[Branch], device: torch.device) -> None:
-        self.branches, self.device = branches, device
+    shared: hidden states in full precision, None where no one looks at them; behind: blocks that these have not been
+    through yet, because statistics of the blocks were cached.
+    """
+
+    def __init__(self, branches: list[Branch], device: torch.device, cache: StatisticsCache | None) -> None:
+        self.branches, self.device, self.cache = branches, device, cache
         self.shared: BlockInputs | None = None
+        self.behind: list[Block] = []
+        self.keys: PrefixKeys | None = None
         self.fisher: Mapping[str, Tensor] | None = None
 
     @property
@@ -110,6 +118,8 @@ class _Walk:
             shared.calls |= block_inputs(model, structure, [ids[:size]]).calls
         if tuned or any(branch.shares_statistics or branch.variant.needs_pairs for branch in self.live):
             self.shared = shared
+        if self.cache is not None and any(branch.shares_statistics for branch in self.live):
+            self.keys = PrefixKeys(model, structure, ids, batch=BATCH_TOKENS, device=self.device)
         self._learn_fisher(model, structure, ids)
 
     def _learn_fisher(self, model: nn.Module, structure: Structure, ids: Tensor) -> None:
@@ -132,15 +142,21 @@ class _Walk:
         start, common, twin, outputs = time.perf_counter(), None, None, list[Tensor]()
         sharing = [branch for branch in self.live if branch.shares_statistics]
         tuning = [branch for branch in self.live if isinstance(branch.variant.rounding, BlockTuner)]
+        key = None if self.keys is None else self.keys.of(block)
         if self.shared is not None:
-            twin = _Twin(_copy(block, self.device), self.shared)
-            if sharing:
+            common = self._cached(key, sharing)
+            if tuning or (sharing and common is None) or any(branch.variant.needs_pairs for branch in self.live):
+                self._catch_up()
+                twin = _Twin(_copy(block, self.device), self.shared)
+            if twin is not None and sharing and common is None:
                 variants = [branch.variant for branch in sharing]
                 common = _captured(block, twin.module, variants, self.shared, self.device, outputs=outputs)
-                for stats in common.stats.values():
-                    stats.known = {} if len(sharing) > 1 else None
-            elif tuning:
+                if self.cache is not None and key is not None:
+                    self.cache.write(key, common.stats)
+            elif tuning and twin is not None:
                 outputs = _outputs(block, twin.module, self.shared, self.device)
+            for stats in common.stats.values() if common else ():
+                stats.known = {} if len(sharing) > 1 else None
             for branch in {id(b): b for b in (*sharing, *tuning)}.values():
                 branch.result.shared_seconds += elapsed(start, self.device)
         for branch in self.live:
@@ -149,6 +165,22 @@ class _Walk:
                 self._quantize_one(branch, block, capture, twin, outputs, last=last)
         if twin is not None and not last:
             twin.inputs.hidden = outputs or _outputs(block, twin.module, twin.inputs, self.device)
+        elif self.shared is not None:
+            self.behind.append(block)
+
+    def _cached(self, key: str | None, sharing: Sequence[Branch]) -> Capture | None:
+        """What an earlier walk collected of a block, where that is all that the variants ask for."""
+        if self.cache is None or key is None or not sharing or _calls_wanted([b.variant for b in sharing]) != 0:
+            return None
+        stats = self.cache.read(key, self.device)
+        return None if stats is None else Capture(stats)
+
+    def _catch_up(self) -> None:
+        """Take the shared hidden states through the blocks that they are behind."""
+        assert self.shared is not None
+        for block in self.behind:
+            self.shared.hidden = _outputs(block, _copy(block, self.device), self.shared, self.device)
+        self.behind.clear()
 
     def _quantize_one(
         self,
@@ -242,13 +274,18 @@ def _captured(
     outputs: list[Tensor] | None = None,
 ) -> Capture:
     """Statistics of every site, and the attention and MLP calls that transforms want to replay."""
-    wanted = [v.transform.replayed_batches for v in variants if isinstance(v.transform, SiteScaling)]
-    limit = None if None in wanted else max((w for w in wanted if w is not None), default=0)
+    limit = _calls_wanted(variants)
     parents = {s.parent for s in block.sites if s.parent is not None and s.fold and len(s.fold.sites) == 1}
     sites = [site.name for site in block.sites]
     return _captured_stats(
         block, module, sites, inputs, device, parents=sorted(parents), max_calls=limit, twin=twin, outputs=outputs
     )
+
+
+def _calls_wanted(variants: Sequence[Variant]) -> int | None:
+    """How many of a submodule's calls the variants replay; None for all."""
+    wanted = [v.transform.replayed_batches for v in variants if isinstance(v.transform, SiteScaling)]
+    return None if None in wanted else max((w for w in wanted if w is not None), default=0)
 
 
 def _captured_stats(
