@@ -94,6 +94,9 @@ class SlurmCluster:
 
     def stop(self) -> None:
         self.command("scancel", "--user=root")
+        end = time.monotonic() + SECONDS
+        while self.command("squeue", "--noheader") and time.monotonic() < end:  # a step outlives a slurmd that is gone
+            time.sleep(0.2)
         for name in ("slurmd", "slurmctld", "munged"):
             self._stop(name)
 
