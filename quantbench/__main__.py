@@ -9,25 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from quantbench.errors import InputError, JobFailedError, exit_code, say
 from quantbench.signals import EXIT_CODE, Terminated, terminable
+from quantbench.verbs import VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERBS = {
-    "bench": "quantbench.bench",
-    "cache": "quantbench.caches",
-    "compact": "quantbench.store.command",
-    "compare": "quantbench.report.compare",
-    "doctor": "quantbench.doctor",
-    "figure": "quantbench.report.figure",
-    "list": "quantbench.listing",
-    "published": "quantbench.report.published",
-    "report": "quantbench.report.page",
-    "status": "quantbench.study.status",
-    "study": "quantbench.study.command",
-    "table": "quantbench.report.table",
-    "wandb-sync": "quantbench.syncing",
-}
 _ABOUT_HYDRA = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 

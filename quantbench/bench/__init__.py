@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from quantbench.errors import InputError
 
 BENCHMARKS = {
+    "coverage": "quantbench.bench.coverage",
     "evaluation": "quantbench.bench.evaluation",
     "quantize": "quantbench.bench.quantize",
-    "coverage": "quantbench.bench.coverage",
     "store": "quantbench.bench.store",
     "sweep": "quantbench.bench.sweep",
 }
@@ -18,5 +18,5 @@ def main(argv: Sequence[str]) -> int:
     """Run one benchmark by name."""
     if not argv or argv[0] not in BENCHMARKS:
         given = argv[0] if argv else "(nothing)"
-        raise InputError(f"bench {given}: allowed are {', '.join(BENCHMARKS)} (bench quantize --help shows the usage)")
+        raise InputError(f"bench {given}: allowed are {', '.join(BENCHMARKS)} (bench NAME --help shows the usage)")
     return int(importlib.import_module(BENCHMARKS[argv[0]]).main(argv[1:]))

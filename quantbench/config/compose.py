@@ -20,9 +20,9 @@ from quantbench.config.presets import preset_choices
 from quantbench.config.schema import RunConfig, conf_dir, register
 from quantbench.errors import InputError
 from quantbench.label import Label
+from quantbench.verbs import VERBS
 
 CONFIG_NAME = "config"
-_VERBS = ("bench", "list", "table")
 
 
 def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path: str | None = None) -> list[RunConfig]:
@@ -95,7 +95,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def _parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         if "=" not in text and not text.startswith("~"):
-            raise InputError(f"{text}: neither a verb (bench, list, table) nor key=value{did_you_mean(text, _VERBS)}")
+            raise InputError(f"{text}: neither a verb ({', '.join(VERBS)}) nor key=value{did_you_mean(text, VERBS)}")
     try:
         # the loader expands globs (method=glob(q*))
         loader = GlobalHydra.instance().config_loader()

@@ -119,9 +119,9 @@ def test_a_missing_or_failing_peer_is_a_line_not_a_failure(tmp_path, capsys, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "bench (nothing): allowed are quantize"),
-        (["quantise"], "bench quantise: allowed are quantize"),
-        (["quantize", "--only", "gtpq"], "--only gtpq: allowed are autoround, awq"),
+        ([], "bench (nothing): allowed are coverage, evaluation"),
+        (["quantise"], "bench quantise: allowed are coverage, evaluation"),
+        (["quantize", "--only", "gtpq"], "--only gtpq: allowed are autoround, autoround_20, awq"),
         (["quantize", "--peer", "hqq=/no/python"], "no such interpreter"),
         (["quantize", "--peer", "hqqq=python"], "no hqqq_run.py in"),
         (["quantize", "--model", "/no/model"], "no model directory"),
