@@ -8,6 +8,7 @@ from quantbench.errors import InputError
 BENCHMARKS = {
     "coverage": "quantbench.bench.coverage",
     "evaluation": "quantbench.bench.evaluation",
+    "kernels": "quantbench.bench.kernels",
     "quantize": "quantbench.bench.quantize",
     "store": "quantbench.bench.store",
     "sweep": "quantbench.bench.sweep",

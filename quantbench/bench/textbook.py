@@ -11,11 +11,11 @@ def textbook_gptq(weight: Tensor, hessian: Tensor, *, bits: int, group_size: int
     rounded to float16, as ours are.
     """
     weight, columns, largest = weight.clone(), weight.shape[1], 2**bits - 1
-    damped = hessian + damp_percent * hessian.diagonal().mean() * torch.eye(columns)
+    damped = hessian + damp_percent * hessian.diagonal().mean() * torch.eye(columns, device=weight.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor = torch.linalg.cholesky(inverse, upper=True)
-    codes = torch.zeros(weight.shape, dtype=torch.uint8)
-    scale = zero = torch.zeros(len(weight))
+    codes = torch.zeros(weight.shape, dtype=torch.uint8, device=weight.device)
+    scale = zero = torch.zeros(len(weight), device=weight.device)
     for i in range(columns):
         if i % group_size == 0:
             group = weight[:, i : i + group_size]

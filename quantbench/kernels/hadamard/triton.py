@@ -53,7 +53,7 @@ def _warps(elements: int) -> int:
 def specializations() -> list[Specialization]:
     """Blocks of 128 and of whole rows, in 16 bits and in the fp64 that models are rotated in."""
     found = []
-    for block, kind in ((128, "fp16"), (4096, "fp16"), (8192, "fp16"), (4096, "fp64")):
+    for block, kind in ((128, "fp16"), (8192, "fp16"), (4096, "fp64")):
         rows = max(1, _ELEMENTS // block)
         constants = _constants(block, rows, kind == "fp64")
         arguments = {"result": f"*{kind}", "x": f"*{kind}", "blocks": "i32"}

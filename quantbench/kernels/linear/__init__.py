@@ -12,6 +12,8 @@ from quantbench.kernels.dispatch import use_triton
 from quantbench.kernels.layout import DeviceWeight
 from quantbench.kernels.linear import reference
 
+MOST_ROWS = 64  # of x on a GPU; above, the matrix is decoded first. ``bench kernels`` shows both sides of it
+
 
 def packed_linear(x: Tensor, weight: DeviceWeight) -> Tensor:
     """x [..., k] times the transpose of W [n, k]: [..., n] in the dtype of x.

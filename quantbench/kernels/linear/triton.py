@@ -16,8 +16,8 @@ from torch import Tensor
 
 from quantbench.kernels.compiled import Specialization
 from quantbench.kernels.layout import PLANES, WORD, DeviceWeight
+from quantbench.kernels.linear import MOST_ROWS
 
-MOST_ROWS = 64  # above, the matrix is decoded first; the crossover is for ``bench kernels`` to measure
 _PROGRAMS = 256  # to keep a GPU busy; a constant, so that sums are split alike everywhere
 _MOST_SPLITS = 8
 _GEMV_TILE, _GEMM_TILE, _DECODE_TILE = (16, 64), (16, 64), (4, 128)  # words along k, rows of W
@@ -203,36 +203,28 @@ def _operands(weight: DeviceWeight) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def specializations() -> list[Specialization]:
-    """Every kernel at the widths that are used most, in float16 with zero-points, and for a table."""
-    found = []
-    for bits, table in ((2, False), (3, False), (4, False), (8, False), (4, True)):
-        widths = PLANES[bits]
-        constants: dict[str, Any] = {"LOW": widths[0], "HIGH": sum(widths[1:]), "ZEROS": not table, "TABLE": table}
-        arguments = {"low": "*i32", "scale": "*fp16", "constant": "fp32"}
-        arguments |= dict.fromkeys(("words", "rows", "columns", "group_size", "m_rows"), "i32")
-        for name, kind, used in (
-            ("high", "*i32", len(widths) > 1),
-            ("zero", "*u8", not table),
-            ("table", "*fp32", table),
-        ):
-            if used:
-                arguments[name] = kind
-            else:
-                constants[name] = None
-        label = f"w{bits}{' table' if table else ''}"
-        gemv = {"WORDS": _GEMV_TILE[0], "BLOCK": _GEMV_TILE[1], "SPLITS": 4}
-        gemm = {"WORDS": _GEMM_TILE[0], "BLOCK": _GEMM_TILE[1], "SPLITS": 4}
-        found += [
-            _specialization(f"decode {label}", decode_kernel, arguments, constants
-                            | {"WORDS": _DECODE_TILE[0], "BLOCK": _DECODE_TILE[1]}, result="*fp16"),
-            _specialization(f"gemv {label}", gemv_kernel, arguments, constants | gemv, partial="*fp32", x="*fp16"),
-            *(_specialization(f"gemm {label} m{m}", gemm_kernel, arguments, constants | gemm | {"M": m},
-                              partial="*fp32", x="*fp16") for m in (16, 64)),
-        ]  # fmt: skip
-    return found
+    """Every kernel and every width, in float16 with zero-points, and for a table."""
+    kinds = {"w2": "gemv gemm16", "w3": "decode gemv gemm64", "w4": "decode gemv gemm16 gemm64", "w8": "gemv gemm16"}
+    kinds["w4 table"] = "decode gemv gemm64"
+    return [_specialization(label, kind) for label, names in kinds.items() for kind in names.split()]
 
 
-def _specialization(name: str, kernel, arguments, constants, **tensors: str) -> Specialization:
-    taken = {key: kind for key, kind in (arguments | tensors).items() if key in kernel.arg_names}
-    return Specialization(name, kernel, taken, {k: v for k, v in constants.items() if k in kernel.arg_names},
-                          aligned=("rows", "words", "group_size", "columns"))  # fmt: skip
+def _specialization(label: str, kind: str) -> Specialization:
+    bits, table = int(label[1]), label.endswith("table")
+    widths = PLANES[bits]
+    known = {"low": "*i32", "high": "*i32", "scale": "*fp16", "zero": "*u8", "table": "*fp32", "constant": "fp32"}
+    known |= dict.fromkeys(("words", "rows", "columns", "group_size", "m_rows"), "i32")
+    known |= {"partial": "*fp32", "x": "*fp16", "result": "*fp16"}
+    absent = {"high": len(widths) == 1, "zero": table, "table": not table}
+    words, block = {"decode": _DECODE_TILE, "gemv": _GEMV_TILE}.get(kind, _GEMM_TILE)
+    constants: dict[str, Any] = {name: None for name, missing in absent.items() if missing}
+    constants |= {"LOW": widths[0], "HIGH": sum(widths[1:]), "ZEROS": not table, "TABLE": table}
+    constants |= {"WORDS": words, "BLOCK": block, "SPLITS": 4, "M": int(kind[4:]) if kind.startswith("gemm") else 0}
+    kernel = {"decode": decode_kernel, "gemv": gemv_kernel}.get(kind, gemm_kernel)
+    return Specialization(
+        f"linear {label} {kind}",
+        kernel,
+        {name: known[name] for name in kernel.arg_names if name in known and not absent.get(name)},
+        {name: value for name, value in constants.items() if name in kernel.arg_names},
+        aligned=("rows", "words", "group_size", "columns"),
+    )
