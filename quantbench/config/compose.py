@@ -40,8 +40,8 @@ def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path:
         parsed = _parse(overrides)
         check_limits(parsed)
         _check_hydra([o for o in parsed if _is_hydra(o)], extra)
-        jobs = _jobs(parsed) if multirun else [list(overrides)]
-        return [_check_job(job, extra) for job in jobs]
+        jobs, known = _jobs(parsed) if multirun else [list(overrides)], dict[tuple[str, ...], set[str]]()
+        return [_check_job(job, extra, known) for job in jobs]
 
 
 def compose_jobs(overrides: Sequence[str]) -> list[tuple[RunConfig, Label]]:
@@ -52,11 +52,11 @@ def compose_jobs(overrides: Sequence[str]) -> list[tuple[RunConfig, Label]]:
     """
     register()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        presets, found = preset_choices(), []
+        presets, known, found = preset_choices(), dict[tuple[str, ...], set[str]](), []
         parsed = _parse(overrides)
         check_limits(parsed)
         for job in _jobs(parsed):
-            config = _check_job(job, None)
+            config = _check_job(job, None, known)
             own = [text for text, override in zip(job, _parse(job), strict=True) if not _is_hydra(override)]
             composed = compose(config_name=CONFIG_NAME, overrides=own, return_hydra_config=True)
             found.append((config, job_label(composed.hydra, presets)))
@@ -134,7 +134,8 @@ def _search(extra: Path | None) -> list[str]:
     return [f"hydra.searchpath=[file://{extra}]"] if extra else []
 
 
-def _check_job(job: list[str], extra: Path | None) -> RunConfig:
+def _check_job(job: list[str], extra: Path | None, known_keys: dict[tuple[str, ...], set[str]]) -> RunConfig:
+    """known_keys: of the choices seen so far; composing is slow, and the jobs of a sweep share most choices."""
     own = [o for o in _parse(job) if not _is_hydra(o)]
     search = _search(extra)
     groups = _groups(extra)
@@ -144,10 +145,11 @@ def _check_job(job: list[str], extra: Path | None) -> RunConfig:
         if override.key_or_group in groups:
             _check_choice(override, _options(override.key_or_group, extra))
     selections = [o.input_line or "" for o in own if o.key_or_group in groups]
-    known = _flat_keys(_compose(selections + search))
+    if tuple(selections) not in known_keys:
+        known_keys[tuple(selections)] = _flat_keys(_compose(selections + search))
     for override in own:
         if override.key_or_group not in groups:
-            _check_key(override, known)
+            _check_key(override, known_keys[tuple(selections)])
     return to_run_config(_compose(job + search))
 
 
