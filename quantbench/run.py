@@ -14,13 +14,14 @@ from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import CalibrationSet, build
 from quantbench.errors import InputError
 from quantbench.evaluation.evaluate import baseline, measure, prepare
+from quantbench.evaluation.latency import Speed, speed_measurements, speeds
 from quantbench.job import Job, plan_job
 from quantbench.label import Label
 from quantbench.measurement import Measurement
 from quantbench.models.branch import VariantResult
 from quantbench.models.load import load
 from quantbench.models.memory import plan_memory
-from quantbench.models.packed import weight_bytes
+from quantbench.models.packed import check_packed_weights, weight_bytes
 from quantbench.models.rotate import check_rotation, rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.statistics_cache import StatisticsCache
@@ -253,15 +254,26 @@ def _stages_of(job: Job, group: _Group, result: VariantResult | None) -> Stages:
     return stages
 
 
+def _speeds(job: Job, group: _Group, stages: Stages) -> list[Speed]:
+    """How fast the group's model is as it is now, where that is asked for."""
+    if not job.config.evaluation.latency_batches:
+        return []
+    with stages.stage("latency"):
+        return speeds(group.model.to(group.device), job.config.evaluation)
+
+
 def _evaluate(job: Job, group: _Group, result: VariantResult | None, stages: Stages) -> Outcome:
     reference, model = group.reference, group.model
     if result is None:
         measurements = measure(reference.prepared, reference.base)
+        measurements += speed_measurements(_speeds(job, group, stages), None)
+        model.to("cpu")
         outcome = Outcome(reference, None, VariantResult(), measurements, group.device, unquantized_parameters(model))
         save(job.config, reference.loaded, measurements, partial(run_identity, job, outcome, stages), stages)
         return outcome
     calibration = group.calibration if job.calibrates else None
     full_bytes, execution = weight_bytes(model), job.config.evaluation.execution
+    full_speeds = _speeds(job, group, stages)
     undo = apply_result(model, result, execution=execution)
     try:
         with stages.stage("evaluate"):
@@ -269,6 +281,8 @@ def _evaluate(job: Job, group: _Group, result: VariantResult | None, stages: Sta
         if execution == "packed":
             size = weight_bytes(model)
             measurements.append(Measurement("weight_bytes", "model", size, "bytes", 1, baseline=full_bytes))
+            check_packed_weights(model)
+        measurements += speed_measurements(_speeds(job, group, stages), full_speeds)
         outcome = Outcome(reference, calibration, result, measurements, group.device, unquantized_parameters(model))
         save(job.config, reference.loaded, measurements, partial(run_identity, job, outcome, stages), stages)
         return outcome

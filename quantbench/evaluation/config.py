@@ -27,6 +27,9 @@ class Evaluation:
     with: ``fake`` dequantizes them once, ``packed`` decodes their codes on the way to the multiplier; compute:
     ``model`` for the model's own dtype, ``bfloat16`` for products in bfloat16 (``precision.computing``).
 
+    latency_batches: batch sizes at which the speed of reading latency_prompt tokens and of writing latency_tokens more
+    is measured, beside full precision's (none: it is not).
+
     Raises:
         ValueError: a field out of its range.
     """
@@ -43,6 +46,9 @@ class Evaluation:
     divergence: bool = True
     execution: str = "fake"
     compute: str = "model"
+    latency_batches: list[int] = field(default_factory=list)
+    latency_prompt: int = 128
+    latency_tokens: int = 32
 
     def __post_init__(self) -> None:
         length = gptq_length(self.protocol)
@@ -59,5 +65,10 @@ class Evaluation:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"evaluation.{name}={value}; allowed: an integer of at least {low}")
+        for name in ("latency_prompt", "latency_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluation.{name}={getattr(self, name)}; allowed: an integer of at least 1")
+        if len(set(self.latency_batches)) < len(self.latency_batches) or any(size < 1 for size in self.latency_batches):
+            raise ValueError(f"evaluation.latency_batches={self.latency_batches}; allowed: different integers from 1")
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"evaluation.tasks={self.tasks}: a task is named twice")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from quantbench.data.corpora import Documents, load_documents, tokenize
+from quantbench.errors import InputError
 from quantbench.evaluation.baseline import Baseline, BaselineWriter, DamagedBaselineError, cache_key, read_baseline
 from quantbench.evaluation.config import Evaluation
 from quantbench.evaluation.divergence import compare
@@ -52,6 +53,11 @@ def prepare(config: Evaluation, tokenizer: Any, *, max_context: int, cache_dir: 
     Raises:
         InputError: text or tasks cannot be loaded, the text is shorter than one window, the window exceeds the context.
     """
+    if config.latency_batches and config.latency_prompt + config.latency_tokens > max_context:
+        raise InputError(
+            f"evaluation.latency_prompt={config.latency_prompt} and {config.latency_tokens} tokens more: the model's "
+            f"context has {max_context}"
+        )
     tasks = load_tasks(config, cache_dir=cache_dir)
     documents = load_documents(config.corpus, config.split)
     windows = make_windows(
@@ -152,12 +158,13 @@ def _score(
 def _identity(prepared: Prepared, model: Any, identity: dict[str, Any]) -> dict[str, Any]:
     # Where the text and the tasks came from does not matter: their contents' hashes do.
     ignored = ("corpus", "split", "tasks", "include_path", "max_windows", "execution")
+    timing = ("latency_batches", "latency_prompt", "latency_tokens")
     return {
         "format": _FORMAT,
         "model": identity,
         "dtype": str(model.dtype),
         "device": model_device(model).type,
-        "evaluation": {name: value for name, value in asdict(prepared.config).items() if name not in ignored},
+        "evaluation": {name: value for name, value in asdict(prepared.config).items() if name not in ignored + timing},
         "windows": prepared.hash,
         "tasks": [prepared.tasks.fingerprint, list(prepared.tasks.leaves)] if prepared.tasks else None,
         "versions": {name: version(name) for name in ("torch", "transformers", "lm-eval")},

@@ -9,7 +9,7 @@ from quantbench.errors import QuantizationError
 from quantbench.formats import Format, IntBilevel, IntFormat, QuantizedWeight
 from quantbench.formats.scaled import ScaledTable
 from quantbench.kernels.layout import PLANES, DeviceWeight, pack_words, packable
-from quantbench.kernels.linear import packed_linear
+from quantbench.kernels.linear import dequantize, packed_linear
 from quantbench.models.linear import QuantLinear
 
 _NARROW = (torch.float16, torch.bfloat16)
@@ -85,6 +85,7 @@ class PackedLinear(nn.Module):
     """
 
     order: Tensor | None
+    scale: Tensor
 
     def __init__(self, quantized: QuantizedWeight, bias: Tensor | None) -> None:
         super().__init__()
@@ -126,6 +127,20 @@ def quantized_linear(weight: QuantizedWeight, linear: nn.Linear, *, execution: s
         return PackedLinear(weight, linear.bias).to(device)
     except ValueError as error:
         raise QuantizationError(f"{name}: {error}") from error
+
+
+def check_packed_weights(model: nn.Module) -> None:
+    """Compare what every packed layer multiplies with to what its codes mean: no speed counts for other weights.
+
+    Raises:
+        QuantizationError: a layer decodes to something else.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, PackedLinear):
+            expected = layer.quantized.dequantize().to(layer.scale.device)
+            expected = expected if layer.order is None else expected[:, layer.order]
+            if not torch.equal(dequantize(layer.weight_on_device, torch.float32).T, expected):
+                raise QuantizationError(f"{name}: its packed weights are not those that its codes stand for")
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -17,7 +17,7 @@ from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform import NoTransform
 from quantbench.methods.variant import Variant
 from quantbench.models.linear import QuantLinear
-from quantbench.models.packed import PackedLinear, check_packable, weight_bytes
+from quantbench.models.packed import PackedLinear, check_packable, check_packed_weights, weight_bytes
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
 from quantbench.models.walk import quantize
@@ -159,3 +159,11 @@ def test_every_format_is_either_packed_or_refused():
         with pytest.raises(ValueError, match=r"has none; allowed are|multiples of 32"):
             check_packable(format_of(option), 256)
     assert set(FORMATS) | NOT_PACKED >= set(OPTIONS)
+
+
+def test_packed_weights_that_were_damaged_are_noticed():
+    layer = layers(quantized(INTEGERS["w3-ragged"]))[1]
+    check_packed_weights(layer)
+    layer.plane_1[0, 0] ^= 1
+    with pytest.raises(QuantizationError, match="are not those that its codes stand for"):
+        check_packed_weights(layer)
