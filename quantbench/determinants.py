@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from quantbench.config.schema import RunConfig
 
 
+# Fields of an evaluation that are younger than many stored runs: at their defaults they change no run's id.
+_YOUNG = {"compute", "latency_batches", "latency_prompt", "latency_tokens"}
+
+
 def determinants(config: "RunConfig", label: Label, model: ModelIdentity, device: str) -> dict[str, Any]:
     """Everything that the numbers depend on, and nothing else: not the logger, the results folder or where files lie.
 
@@ -29,8 +33,8 @@ def determinants(config: "RunConfig", label: Label, model: ModelIdentity, device
         "dtype": dtype,
         "evaluation": _text(asdict(config.evaluation)),
     }
-    if config.evaluation.compute == "model":  # the field is younger than many stored runs: at its default, no new id
-        del found["evaluation"]["compute"]
+    for name in _YOUNG - _changed(config.evaluation).keys():
+        del found["evaluation"][name]
     if config.evaluation.include_path is not None:
         found["evaluation"]["include_path"] = _content(Path(config.evaluation.include_path))
     if not config.rounding.quantizes:
