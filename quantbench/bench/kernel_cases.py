@@ -56,12 +56,11 @@ def cases(device: torch.device, size: int, rows: Sequence[int]) -> Iterator[Case
     """All comparisons on matrices of size x size; rows: of the inputs that linear layers get."""
     yield from _quantizing(device, size)
     for name in ("w2", "w3", "w4", "w8", "nf4"):
-        for m in rows:
-            yield _linear(device, size, name, m)
+        yield from _linear(device, size, name, rows)
 
 
 def _weight(device: torch.device, size: int, seed: int) -> Tensor:
-    return torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+    return torch.randn(size, size, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 
 def _quantizing(device: torch.device, size: int) -> Iterator[Case]:
@@ -154,22 +153,33 @@ def _gptq(device: torch.device, size: int) -> Case:
     return Case(f"gptq w4 g{GROUP}, whole matrix", textbook, entries, 0, flops=3 * size**3, unit="compute")
 
 
-def _linear(device: torch.device, size: int, name: str, m: int) -> Case:
+def _linear(device: torch.device, size: int, name: str, rows: Sequence[int]) -> Iterator[Case]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     packed, quantized = zip(*_packed(device, size, name), strict=True)
     dense = [weight.dequantize().to(dtype) for weight in quantized]
-    x = torch.randn(m, size, generator=torch.Generator().manual_seed(m)).to(device, dtype)
-    rounding = 4 * torch.finfo(dtype).eps
-    entries = {
-        "ours": Entry(lambda i: lambda: linear.packed_linear(x, packed[i]), rounding),
-        f"dense {str(dtype).removeprefix('torch.')}": Entry(lambda i: lambda: dense_linear(x, dense[i]), rounding),
-        "decoded, then dense": Entry(lambda i: lambda: x @ linear.dequantize(packed[i], dtype), rounding),
-    } | _rivals(name, quantized, x)
-    expected = lambda: x.float() @ quantized[0].dequantize().T  # noqa: E731
-    nbytes = packed[0].nbytes + 2 * m * size * dtype.itemsize
-    unit = "bandwidth" if m <= linear.MOST_ROWS else "compute"
-    label = f"linear {name} g{quantized[0].format.group_size} {size}x{size}, {m} row{'s' * (m > 1)}"
-    return Case(label, expected, entries, nbytes, flops=2 * m * size * size, copies=len(packed), unit=unit)
+    rounding, group = 4 * torch.finfo(dtype).eps, quantized[0].format.group_size
+    for m in rows:
+        x = torch.randn(m, size, generator=torch.Generator().manual_seed(m)).to(device, dtype)
+        entries = {
+            "ours": Entry(lambda i, x=x: lambda: linear.packed_linear(x, packed[i]), rounding),  # type: ignore[misc]
+            f"dense {str(dtype).removeprefix('torch.')}": Entry(
+                lambda i, x=x: lambda: dense_linear(x, dense[i]),  # type: ignore[misc]
+                rounding,
+            ),
+            "decoded, then dense": Entry(
+                lambda i, x=x: lambda: x @ linear.dequantize(packed[i], dtype),  # type: ignore[misc]
+                rounding,
+            ),
+        } | _rivals(name, quantized, x)
+        yield Case(
+            f"linear {name} g{group} {size}x{size}, {m} row{'s' * (m > 1)}",
+            lambda x=x: x.float() @ quantized[0].dequantize().T,  # type: ignore[misc]
+            entries,
+            packed[0].nbytes + 2 * m * size * dtype.itemsize,
+            flops=2 * m * size * size,
+            copies=len(packed),
+            unit="bandwidth" if m <= linear.MOST_ROWS else "compute",
+        )
 
 
 def _packed(device: torch.device, size: int, name: str) -> Iterator[tuple[DeviceWeight, QuantizedWeight]]:

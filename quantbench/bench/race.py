@@ -16,9 +16,8 @@ _SLEEP_CYCLES = 2_000_000  # about a millisecond, in which the calls behind it a
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the first one, compilation included; then the median and the 20th and 80th percentiles."""
+    """Seconds of one warm call: the median and the 20th and 80th percentiles."""
 
-    cold: float
     median: float
     low: float
     high: float
@@ -37,7 +36,6 @@ def race(
     On CUDA a turn is one replay of a graph of the calls, so what the host does between them is not counted; calls that
     cannot be captured are queued behind a sleep instead; the ``eager`` are timed by the clock, host and all.
     """
-    cold = {name: _seconds(calls[0], device) for name, calls in contenders.items()}
     turns = {name: _turn(calls, device, eager=name in eager) for name, calls in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(warmups + repeats):
@@ -45,7 +43,7 @@ def race(
             seconds = turn()
             if repeat >= warmups:
                 samples[name].append(seconds)
-    return {name: Timing(cold[name], *_spread(taken)) for name, taken in samples.items()}
+    return {name: Timing(*_spread(taken)) for name, taken in samples.items()}
 
 
 def buffers_past_cache(nbytes: int, device: torch.device) -> int:
@@ -63,18 +61,19 @@ def _spread(samples: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(samples), fifths[0], fifths[3]
 
 
-def _seconds(call: Call, device: torch.device) -> float:
+def timed(call: Call, device: torch.device) -> tuple[Tensor, float]:
+    """A result and the seconds by the clock until it is there."""
     start = time.perf_counter()
-    call()
+    result = call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return result, time.perf_counter() - start
 
 
 def _turn(calls: Sequence[Call], device: torch.device, *, eager: bool) -> Callable[[], float]:
     """A function that makes all calls once and returns the seconds of one."""
     if eager or device.type != "cuda":
-        return lambda: sum(_seconds(call, device) for call in calls) / len(calls)
+        return lambda: sum(timed(call, device)[1] for call in calls) / len(calls)
     for call in calls:
         call()
     torch.cuda.synchronize(device)

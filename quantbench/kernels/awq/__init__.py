@@ -1,5 +1,6 @@
 """What rounding makes of weights that AWQ has scaled: the inner step of its grid search."""
 
+import torch
 from torch import Tensor
 
 from quantbench.formats import IntFormat
@@ -12,5 +13,6 @@ def scaled_nearest(weight: Tensor, scale: Tensor, format: IntFormat) -> Tensor:
     if use_triton(weight):
         from quantbench.kernels.awq import triton
 
-        return triton.scaled_nearest(weight, scale, format)
+        with torch.cuda.device_of(weight):
+            return triton.scaled_nearest(weight, scale, format)
     return reference.scaled_nearest(weight, scale, format)

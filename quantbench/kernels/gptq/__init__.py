@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from quantbench.formats import Format, GroupParams, IntFormat
@@ -40,5 +41,6 @@ def quantize_piece(
     if use_triton(columns) and isinstance(format, IntFormat):
         from quantbench.kernels.gptq import triton
 
-        return triton.quantize_piece(columns, factor, params, groups, format, correction=correction, keep=keep)
+        with torch.cuda.device_of(columns):
+            return triton.quantize_piece(columns, factor, params, groups, format, correction=correction, keep=keep)
     return reference.quantize_piece(columns, factor, params, groups, format, correction=correction, keep=keep)

@@ -1,5 +1,6 @@
 """The Walsh-Hadamard transform of the last dimension, in blocks whose size is a power of two."""
 
+import torch
 from torch import Tensor
 
 from quantbench.kernels.dispatch import use_triton
@@ -21,5 +22,6 @@ def transform(x: Tensor, block: int) -> Tensor:
     if use_triton(x) and 1 < block <= MOST_IN_REGISTERS:
         from quantbench.kernels.hadamard import triton
 
-        return triton.transform(x, block)
+        with torch.cuda.device_of(x):
+            return triton.transform(x, block)
     return reference.transform(x, block)

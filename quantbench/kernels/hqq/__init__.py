@@ -1,5 +1,6 @@
 """HQQ's iterations over the zero-points of many groups."""
 
+import torch
 from torch import Tensor
 
 from quantbench.kernels.dispatch import use_triton
@@ -30,5 +31,6 @@ def moved_zero_point(
     if use_triton(weight) and weight.shape[1] <= MOST_IN_REGISTERS:
         from quantbench.kernels.hqq import triton
 
-        return triton.moved_zero_point(weight, scale, start, **options)  # type: ignore[arg-type]
+        with torch.cuda.device_of(weight):
+            return triton.moved_zero_point(weight, scale, start, **options)  # type: ignore[arg-type]
     return reference.moved_zero_point(weight, scale, start, **options)  # type: ignore[arg-type]

@@ -33,7 +33,8 @@ def dequantize(weight: DeviceWeight, dtype: torch.dtype) -> Tensor:
     if use_triton(weight.scale):
         from quantbench.kernels.linear import triton
 
-        return triton.dequantize(weight, dtype)
+        with torch.cuda.device_of(weight.scale):
+            return triton.dequantize(weight, dtype)
     return reference.dequantize(weight, dtype)
 
 
@@ -55,7 +56,8 @@ def _packed_linear(
     if use_triton(x):
         from quantbench.kernels.linear import triton
 
-        product = triton.packed_linear(rows, weight)
+        with torch.cuda.device_of(x):
+            product = triton.packed_linear(rows, weight)
     else:
         product = reference.packed_linear(rows, weight)
     return product.view(*x.shape[:-1], shape[0])

@@ -1,5 +1,6 @@
 """Round to nearest on min-max groups: find each group's range, its parameters and its codes, and pack them."""
 
+import torch
 from torch import Tensor
 
 from quantbench.formats import GroupParams, IntFormat
@@ -16,7 +17,8 @@ def quantize(weight: Tensor, format: IntFormat) -> tuple[Tensor, GroupParams]:
     if use_triton(weight):
         from quantbench.kernels.rtn import triton
 
-        return triton.quantize(weight, format)
+        with torch.cuda.device_of(weight):
+            return triton.quantize(weight, format)
     return reference.quantize(weight, format)
 
 
@@ -35,5 +37,6 @@ def quantize_packed(weight: Tensor, format: IntFormat) -> DeviceWeight:
     if use_triton(weight):
         from quantbench.kernels.rtn import triton
 
-        return triton.quantize_packed(weight, format)
+        with torch.cuda.device_of(weight):
+            return triton.quantize_packed(weight, format)
     return reference.quantize_packed(weight, format)
