@@ -15,7 +15,7 @@ FORMATS = {
     "w3-g160": IntFormat(bits=3, group_size=160),
     "w8-g64-narrow": IntFormat(bits=8, group_size=64, symmetric=True, narrow_range=True),
     "w5-g64-fp32": IntFormat(bits=5, group_size=64, scale_dtype="float32"),
-    "w4-g5-real-zero": IntFormat(bits=4, group_size=5, zero_point_dtype="float16"),
+    "w4-g20-real-zero": IntFormat(bits=4, group_size=20, zero_point_dtype="float16"),
 }
 SHAPES = [(37, 200), (64, 128)]
 
