@@ -34,6 +34,11 @@ WRONG = {
     "deleted-key": (["~bits"], ["bits"]),
     "skip-typo": (["allocation.skip=[dwn_proj]"], ["dwn_proj", "down_proj"]),
     "skip-all": (["allocation.skip=['*']"], ["nothing is left"]),
+    "packed-bits": (
+        ["bits=7", "evaluation.execution=packed"],
+        ["q_proj: evaluation.execution=packed: bits=7", "allowed"],
+    ),
+    "packed-save": (["save=x.gguf", "evaluation.execution=packed"], ["save=x.gguf", "evaluation.execution=fake"]),
     "table-nothing": (["table", "nowhere"], ["nowhere"]),
     "list-unknown": (["list", "metod"], ["metod", "method"]),
 }
