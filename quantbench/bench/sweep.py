@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantbench.arguments import ArgumentParser
 from quantbench.errors import InputError
@@ -20,12 +21,38 @@ if TYPE_CHECKING:
 
     from quantbench.methods.variant import Variant
 
-_DESCRIPTION = """Seconds of a sweep and of its runs one by one, and the ratios. Parts: walk (loading and quantizing in
-this process, statistics of full precision), gptq (13 GPTQ configurations in one walk beside one), command (the whole
-command, evaluation included, in processes of their own: the sweep, each of its runs alone, the sweep again)."""
+_DESCRIPTION = """What a sweep and its runs one by one take, and the ratios: seconds by the clock, and of the processor,
+which other work on the machine disturbs less. Parts: walk (loading and quantizing in this process, statistics of full
+precision), gptq (13 GPTQ configurations in one walk beside one), command (the whole command, evaluation included, in
+processes of their own: the sweep, each of its runs alone, the sweep again)."""
 _WORLD = Path(__file__).resolve().parents[1] / "assets" / "world"
 _PARTS = ("walk", "gptq", "command")
 _GPTQ = [(bits, group) for group in (32, 64) for bits in (2, 3, 4, 5, 6, 8)] + [(4, 128)]
+
+
+class Cost(NamedTuple):
+    """Seconds by the clock and of the processor."""
+
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.wall - other.wall, self.cpu - other.cpu)
+
+    def over(self, other: "Cost") -> "Cost":
+        """How many times the other's seconds."""
+        return Cost(self.wall / other.wall, self.cpu / other.cpu)
+
+    @classmethod
+    def now(cls) -> "Cost":
+        """Since some fixed moment; children that have ended count."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return cls(time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime)
+
+    @classmethod
+    def total(cls, parts: "Sequence[Cost]", weight: float) -> "Cost":
+        """The sum of the parts, each standing for ``weight`` like it."""
+        return cls(weight * sum(part.wall for part in parts), weight * sum(part.cpu for part in parts))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,11 +66,16 @@ def main(argv: Sequence[str]) -> int:
     if "command" in args.parts:
         found["command"] = _command(args)
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "sweep.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.output / "sweep.json").write_text(json.dumps(found | _json(found), indent=1) + "\n")
+    print(f"{'part':<8} {'what':<28} {'clock, s':>10} {'cpu, s':>10}")
     for part in _PARTS:
-        for name, value in found.get(part, {}).items():
-            print(f"{part:<8} {name:<28} {value:.2f}")
+        for name, cost in found.get(part, {}).items():
+            print(f"{part:<8} {name:<28} {cost.wall:10.2f} {cost.cpu:10.2f}")
     return 0
+
+
+def _json(found: dict[str, Any]) -> dict[str, Any]:
+    return {part: {name: c._asdict() for name, c in found[part].items()} for part in _PARTS if part in found}
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -51,7 +83,12 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=_WORLD, help="model directory (default: the embedded model)")
     parser.add_argument("--calibration", default="world", help="text to calibrate on: a name or a file")
     parser.add_argument("--text", default="world", help="text to score on: a name or a file")
-    parser.add_argument("--methods", nargs="+", default=["rtn", "gptq", "awq", "hqq"])
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["rtn", "gptq", "awq", "hqq"],
+        help="presets; without the part command also with settings (awq,transform.objective=linear)",
+    )
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--groups", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--samples", type=int, default=16, help="calibration sequences")
@@ -64,6 +101,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not (args.model / "config.json").is_file():
         raise InputError(f"--model {args.model}: no model directory (config.json is missing)")
+    changed = [method for method in args.methods if "," in method]
+    if changed and "command" in args.parts:
+        raise InputError(f"--methods {changed[0]}: settings are allowed without the part command")
     return args
 
 
@@ -76,8 +116,11 @@ def _setting(args: argparse.Namespace) -> dict[str, Any]:
 
 def _points(args: argparse.Namespace) -> list[list[str]]:
     """The settings of every run of the sweep."""
-    every = product(args.methods, args.bits, args.groups)
-    return [[f"method={method}", f"bits={bits}", f"group_size={group}", "stats=fp"] for method, bits, group in every]
+    points = []
+    for method, bits, group in product(args.methods, args.bits, args.groups):
+        preset, *settings = method.split(",")
+        points.append([f"method={preset}", f"bits={bits}", f"group_size={group}", "stats=fp", *settings])
+    return points
 
 
 def _alone(args: argparse.Namespace, points: list[list[str]]) -> tuple[list[list[str]], float]:
@@ -88,33 +131,33 @@ def _alone(args: argparse.Namespace, points: list[list[str]]) -> tuple[list[list
     return picked, len(points) / len(picked)
 
 
-def _walk(args: argparse.Namespace, points: list[list[str]]) -> dict[str, float]:
+def _walk(args: argparse.Namespace, points: list[list[str]]) -> dict[str, Cost]:
     """Loading, calibration tokens and quantization: all runs in one walk, then each by itself."""
     together = _quantized(args, [_variant(point) for point in points])
     picked, weight = _alone(args, points)
     singles = [_quantized(args, [_variant(point)]) for point in picked]
     found = {f"alone {point[0].removeprefix('method=')}": s for point, s in zip(picked, singles, strict=True)}
-    total = sum(singles) * weight
-    return found | {"runs": float(len(points)), "together": together, "alone, all": total, "ratio": total / together}
+    total = Cost.total(singles, weight)
+    return found | {"together": together, "alone, all": total, "ratio": total.over(together)}
 
 
-def _gptq(args: argparse.Namespace) -> dict[str, float]:
+def _gptq(args: argparse.Namespace) -> dict[str, Cost]:
     """Configurations of GPTQ on one set of statistics, loading apart."""
     import torch
 
     loaded, ids = _loaded(args)
     variants = [_variant(["method=gptq", f"bits={b}", f"group_size={g}", "stats=fp"]) for b, g in _GPTQ]
-    seconds = [_seconds_of(loaded, ids, chosen, torch.device("cpu")) for chosen in (variants[:1], variants)]
-    return {"one": seconds[0], "thirteen": seconds[1], "ratio": seconds[1] / seconds[0]}
+    one, thirteen = [_cost_of(loaded, ids, chosen, torch.device("cpu")) for chosen in (variants[:1], variants)]
+    return {"one": one, "thirteen": thirteen, "ratio": thirteen.over(one)}
 
 
-def _quantized(args: argparse.Namespace, variants: "list[Variant]") -> float:
+def _quantized(args: argparse.Namespace, variants: "list[Variant]") -> Cost:
     import torch
 
-    start = time.perf_counter()
+    start = Cost.now()
     loaded, ids = _loaded(args)
-    _seconds_of(loaded, ids, variants, torch.device("cpu"))
-    return time.perf_counter() - start
+    _cost_of(loaded, ids, variants, torch.device("cpu"))
+    return Cost.now() - start
 
 
 def _variant(settings: list[str]) -> "Variant":
@@ -133,16 +176,16 @@ def _loaded(args: argparse.Namespace) -> "tuple[Any, torch.Tensor]":
     return loaded.model, build(calibration, loaded.tokenizer, seed=0).ids
 
 
-def _seconds_of(model: Any, ids: "torch.Tensor", variants: "list[Variant]", device: "torch.device") -> float:
+def _cost_of(model: Any, ids: "torch.Tensor", variants: "list[Variant]", device: "torch.device") -> Cost:
     from quantbench.models.structure import find_structure
     from quantbench.models.walk import quantize
 
-    start = time.perf_counter()
+    start = Cost.now()
     quantize(model, find_structure(model), variants, ids, device=device)
-    return time.perf_counter() - start
+    return Cost.now() - start
 
 
-def _command(args: argparse.Namespace) -> dict[str, float]:
+def _command(args: argparse.Namespace) -> dict[str, Cost]:
     """The command as users give it, full precision's scores cached beforehand for both sides."""
     texts = [_text("calibration", args.calibration), _text("evaluation", args.text)]
     common = [setting for text in texts for setting in text]
@@ -156,20 +199,21 @@ def _command(args: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         _timed([*common, "method=fp16", f"results_dir={folder}/full"], folder)
         first, again = (_timed([*sweep, f"results_dir={folder}/sweep"], folder) for _ in range(2))
-        alone = sum(_timed([*common, *point, f"results_dir={folder}/alone"], folder) for point in picked) * weight
-    seconds = {"together": first, "together again": again, "alone, all": alone}
-    return seconds | {"ratio": alone / first, "ratio, again": first / again}
+        alone = [_timed([*common, *point, f"results_dir={folder}/alone"], folder) for point in picked]
+    total = Cost.total(alone, weight)
+    costs = {"together": first, "together again": again, "alone, all": total}
+    return costs | {"ratio": total.over(first), "ratio, again": first.over(again)}
 
 
 def _text(group: str, name: str) -> list[str]:
     return [f"{group}=world"] if name == "world" else [f"{group}=local", f"{group}.corpus={name}"]
 
 
-def _timed(arguments: list[str], folder: str) -> float:
-    start = time.perf_counter()
+def _timed(arguments: list[str], folder: str) -> Cost:
+    start = Cost.now()
     environment = os.environ | {"QUANTBENCH_CACHE": f"{folder}/cache"}
     command = [sys.executable, "-m", "quantbench", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"bench sweep: a run failed: {done.stderr.strip().splitlines()[-1]}")
-    return time.perf_counter() - start
+    return Cost.now() - start
