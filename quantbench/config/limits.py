@@ -18,6 +18,7 @@ _CHOICES = ("hydra/launcher", "hydra/sweeper")
 _SETTINGS = re.compile(r"hydra\.(launcher|sweeper|sweep|run|verbose|mode|output_subdir|job\.(name|num|id))(\.|$)")
 _NAMES_CODE = re.compile(r"\b_(target|partial|recursive|convert|args)_\b|\bpython/")
 _RESOLVER = re.compile(r"\$\{\s*([^${}:]+):")
+_REFERENCE = re.compile(r"\$\{[^${}:]*\}")
 _OWN_RESOLVERS = ("sweep",)  # what the package's own configuration reads: the name of the sweep
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -65,10 +66,14 @@ def check_interpolations(composed: DictConfig) -> None:
 
 
 def _refuse_resolvers(text: str, key: str) -> None:
-    for resolver in map(str.strip, _RESOLVER.findall(text)):
-        if resolver in _OWN_RESOLVERS:
-            continue
-        raise InputError(
-            f"{key}: ${{{resolver}:...}} is not allowed, for what it reads would be recorded; let the shell "
-            "put a value in, or refer to another key with ${key}"
-        )
+    before = None
+    while text != before:
+        for resolver in map(str.strip, _RESOLVER.findall(text)):
+            if resolver in _OWN_RESOLVERS:
+                continue
+            raise InputError(
+                f"{key}: ${{{resolver}:...}} is not allowed, for what it reads would be recorded; let the shell "
+                "put a value in, or refer to another key with ${key}"
+            )
+        # a resolver's name may itself be put together from keys
+        before, text = text, _REFERENCE.sub("KEY", text)

@@ -27,6 +27,7 @@ REFUSED = {
     "resolver": ["results_dir=${oc.env:SECRET}"],
     "resolver-spaces": ["results_dir=${ oc.env:SECRET,x}"],
     "resolver-nested": ["evaluation.corpus=${evaluation.${oc.env:SECRET}}"],
+    "resolver-of-a-composed-name": ["save=env", "results_dir='${oc.${save}:SECRET}'"],
     "resolver-in-list": ["allocation.skip=[${oc.env:SECRET}]"],
     "resolver-in-hydra": ["hydra.sweep.dir=${oc.env:SECRET}"],
     "resolver-in-interval": ["seed=interval(0,4)", "results_dir=${oc.env:SECRET}"],
