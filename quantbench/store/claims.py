@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from uuid import uuid4
 
-from quantbench.store.files import alive, clock, locked, prepare_folder
+from quantbench.store.files import alive, clock, locked, prepare_folder, reported
 from quantbench.store.record import check_run_id
 
 HEARTBEAT_SECONDS = 30.0
@@ -51,21 +51,24 @@ class Claims:
         self._heart: threading.Thread | None = None
 
     def take(self, run_id: str) -> Owner | None:
-        """Claim the run; returns None, or whose it is."""
+        """Claim the run; returns None, or whose it is.
+
+        Raises:
+            InputError: the disk refuses.
+        """
         check_run_id(run_id)
-        prepare_folder(self.folder)
-        path = self._path(run_id)
-        me = _myself(run_id)
-        with locked(self.folder):
-            other = self._living(path, clock(self.folder))
-            if other is not None:
-                return other
-            path.unlink(missing_ok=True)
-            try:
-                with path.open("x", encoding="utf-8") as file:
-                    json.dump(asdict(me), file)
-            except FileExistsError:  # only where the file system has no locks
-                return _read(path) or me
+        path, me = self._path(run_id), _myself(run_id)
+        with reported(f"claim run {run_id} in {self.folder}"):
+            prepare_folder(self.folder)
+            with locked(self.folder):
+                other = self._living(path, clock(self.folder))
+                if other is not None:
+                    return other
+                path.unlink(missing_ok=True)
+                try:
+                    _make(path, me)
+                except FileExistsError:  # only where the file system has no locks
+                    return _read(path) or me
         self._keep(me)
         return None
 
@@ -160,6 +163,17 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container whose user id has no name
         return str(os.getuid())
+
+
+def _make(path: Path, owner: Owner) -> None:
+    """Write a claim that is not there; a disk that is full gets none, for nobody could tell whose it is."""
+    with path.open("x", encoding="utf-8") as file:
+        try:
+            json.dump(asdict(owner), file)
+            file.flush()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _unknown(run_id: str) -> Owner:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from quantbench.errors import InputError
 from quantbench.store import claims
 from quantbench.store.claims import Claims
 
@@ -135,3 +137,16 @@ def test_a_half_written_claim_counts_until_it_is_old(tmp_path):
     assert Claims(tmp_path).take("a1") is not None
     os.utime(tmp_path / "a1.json", (0, 0))
     assert Claims(tmp_path).take("a1") is None
+
+
+def test_a_claim_that_cannot_be_written_is_one_line_and_blocks_nobody(tmp_path, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(claims.json, "dump", refused)
+        with pytest.raises(InputError, match=f"cannot claim run a1 in {tmp_path}: No space left"):
+            Claims(tmp_path).take("a1")
+    assert Claims(tmp_path).owners() == []
+    assert Claims(tmp_path).take("a1") is None
+
+
+def refused(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")

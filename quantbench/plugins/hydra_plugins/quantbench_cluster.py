@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -56,8 +57,9 @@ class ClusterLauncher(Launcher):
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         options = self._options()
-        folder = Path(self._config.hydra.sweep.dir) / f"jobs-{initial_job_idx}"
-        folder.mkdir(parents=True, exist_ok=True)
+        # a name of its own: sweeps that start in the same second share hydra.sweep.dir
+        folder = Path(self._config.hydra.sweep.dir) / f"jobs-{initial_job_idx}-{token_hex(4)}"
+        folder.mkdir(parents=True)
         chunks = list(self._chunks(job_overrides, initial_job_idx, options))
         print(f"Sweep of {len(job_overrides)} runs in {len(chunks)} jobs; their output goes to {folder}", flush=True)
         returns: dict[int, Sequence[JobReturn]] = {}
