@@ -1,6 +1,7 @@
 """The exceptions whose message is all the user needs to see, and how it is said."""
 
 import sys
+import traceback
 
 
 class InputError(ValueError):
@@ -20,6 +21,14 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, InputError):
         return 2
     return 1 if isinstance(error, QuantizationError | MemoryError) else None
+
+
+def forget_frames(error: BaseException) -> None:
+    """Free what the frames of its traceback hold, and those of its causes; where it came from still shows."""
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__
 
 
 def say(error: Exception) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from quantbench.errors import InputError, QuantizationError
+from quantbench.errors import InputError, QuantizationError, forget_frames
 from quantbench.job import Job
 from quantbench.measurement import Measurement
 from quantbench.outcome import Outcome, failure, run_identity
@@ -45,6 +45,7 @@ def _code(commit: str | None, dirty: bool | None) -> str:
 
 def keep_failure(job: Job, error: Exception, stages: Stages) -> Exception:
     """Keep why a run failed; returns the error as it is to be said."""
+    forget_frames(error)  # it outlives its run in a sweep, and would keep tensors and models alive
     error = _explained(error, job.device)
     with suppress(InputError):  # a full disk must not hide why the run failed
         job.store.write_failure(failure(job, error, stages))
@@ -62,10 +63,16 @@ def record(job: Job, outcome: Outcome, stages: Stages) -> Recorded:
     return Recorded(identity, outcome.measurements)
 
 
+def out_of_memory(error: object) -> bool:
+    """Whether it is an error that says so, of the host or of a device."""
+    if not isinstance(error, Exception):
+        return False
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_OUT_OF_MEMORY in str(error)
+
+
 def _explained(error: Exception, device: torch.device) -> Exception:
     """Running out of memory as a run that cannot go on, in one line; any other error as it is."""
-    no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_OUT_OF_MEMORY in str(error)
-    if isinstance(error, QuantizationError) or not no_memory:
+    if isinstance(error, QuantizationError) or not out_of_memory(error):
         return error
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     explained = QuantizationError(f"out of memory on {device}: {reason}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quantbench.checks import check_model, check_texts, context_length
 from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import CalibrationSet, build
-from quantbench.errors import InputError
+from quantbench.errors import InputError, forget_frames
 from quantbench.evaluation.evaluate import baseline, measure, prepare
 from quantbench.evaluation.latency import Speed, speed_measurements, speeds
 from quantbench.job import Job, plan_job
@@ -29,7 +29,7 @@ from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import quantize_each
 from quantbench.outcome import Outcome, run_identity, unquantized_parameters
 from quantbench.paths import usable_cache_dir
-from quantbench.recording import Recorded, keep_failure, record, show_stored
+from quantbench.recording import Recorded, keep_failure, out_of_memory, record, show_stored
 from quantbench.saving import save
 from quantbench.session import Reference, Session
 from quantbench.stages import Stages
@@ -96,8 +96,8 @@ class _Group:
     """What runs on one reference and in one walk have in common.
 
     once: stages that count for the first run that is recorded; calibrating, common: those that count for each that
-    calibrates, and for each that is quantized; walking: how many were quantized together; notes: what was done to the
-    model for all; structure: of the model as it now is.
+    calibrates, and for each that is quantized; walk: those of the last walk; walking: how many were quantized in it;
+    notes: what was done to the model for all; structure: of the model as it now is.
     """
 
     reference: Reference
@@ -109,7 +109,7 @@ class _Group:
 
     def __post_init__(self) -> None:
         self.structure = self.reference.structure
-        self.calibrating, self.common = Stages(self.device, of=self.once), Stages(self.device, of=self.once)
+        self.calibrating, self.common, self.walk = (Stages(self.device, of=self.once) for _ in range(3))
 
     @property
     def ids(self) -> Tensor | None:
@@ -128,7 +128,12 @@ def _together(jobs: list[Job], session: Session, once: Stages) -> Outcomes:
     jobs = yield from _passing(jobs, lambda job: check_texts(job.config))
     if not jobs:
         return
-    group = _Group(session.reference(jobs[0].reference_key, lambda: _reference(jobs, once)), device, once)
+    try:
+        reference = session.reference(jobs[0].reference_key, lambda: _reference(jobs, once))
+    except _NoneLeft as refused:
+        yield from refused.errors
+        return
+    group = _Group(reference, device, once)
     jobs = yield from _passing(jobs, lambda job: _check(job, group.model, group.reference.structure))
     for job in [job for job in jobs if not job.quantizes]:
         yield job, _recorded(job, group, None)
@@ -136,14 +141,22 @@ def _together(jobs: list[Job], session: Session, once: Stages) -> Outcomes:
     if jobs:
         _rotate(jobs[0], group, session)
         for part in _parts(jobs, group):
-            results = _quantize(part, group)
-            for job, result in zip(part, results, strict=True):
-                if isinstance(result, Exception):
-                    yield job, result
-            for job in part:
-                result = results.pop(0)  # which need not be kept once it is recorded
-                if isinstance(result, VariantResult):
-                    yield job, _recorded(job, group, result)
+            yield from _walked(part, group)
+
+
+def _walked(jobs: list[Job], group: _Group) -> Outcomes:
+    """Quantize in one walk, then evaluate one after the other; those that cannot share it are then done alone."""
+    results = _quantize(jobs, group)
+    alone = [job for job, result in zip(jobs, results, strict=True) if result is None]
+    for job, result in zip(jobs, results, strict=True):
+        if isinstance(result, Exception):
+            yield job, result
+    for job in jobs:
+        result = results.pop(0)  # which need not be kept once it is recorded
+        if isinstance(result, VariantResult):
+            yield job, _recorded(job, group, result)
+    for job in alone:
+        yield from _walked([job], group)
 
 
 def _passing(jobs: list[Job], check: Callable[[Job], None]) -> Generator[tuple[Job, Exception], None, list[Job]]:
@@ -159,6 +172,14 @@ def _passing(jobs: list[Job], check: Callable[[Job], None]) -> Generator[tuple[J
     return passing
 
 
+class _NoneLeft(Exception):
+    """The model can be loaded, but every job asks for something that it cannot take."""
+
+    def __init__(self, errors: list[tuple[Job, Exception]]) -> None:
+        super().__init__()
+        self.errors = errors
+
+
 def _reference(jobs: list[Job], stages: Stages) -> Reference:
     """Load the model, prepare what it is scored on, and score it in full precision."""
     config, identity, device, cache = jobs[0].config, jobs[0].model, jobs[0].device, usable_cache_dir()
@@ -166,9 +187,9 @@ def _reference(jobs: list[Job], stages: Stages) -> Reference:
         loaded = load(config.model, config.dtype, identity=identity, device=device)
         model: Any = loaded.model
         structure = find_structure(model)
-        refused = [error for _, error in _passing(jobs, lambda job: _check(job, model, structure))]
+        refused = list(_passing(jobs, lambda job: _check(job, model, structure)))
         if len(refused) == len(jobs):  # so full precision need not be scored
-            raise refused[0]
+            raise _NoneLeft(refused)
     with stages.stage("prepare"):
         prepared = prepare(config.evaluation, loaded.tokenizer, max_context=context_length(model), cache_dir=cache)
     with stages.stage("baseline"):
@@ -193,7 +214,7 @@ def _calibrated(jobs: list[Job], group: _Group) -> Generator[tuple[Job, Exceptio
         with group.calibrating.stage("calibration"):
             tokenizer, context = group.reference.loaded.tokenizer, context_length(group.model)
             group.calibration = build(config.calibration, tokenizer, config.seed, max_context=context)
-    except InputError as error:
+    except Exception as error:
         yield from ((job, error) for job in asking)
         return [job for job in jobs if job not in asking]
     return jobs
@@ -217,16 +238,24 @@ def _parts(jobs: list[Job], group: _Group) -> list[list[Job]]:
     return [[jobs[index] for index in part] for part in plan.parts]
 
 
-def _quantize(jobs: list[Job], group: _Group) -> list[VariantResult | Exception]:
-    """One walk for all."""
+def _quantize(jobs: list[Job], group: _Group) -> list[VariantResult | Exception | None]:
+    """One walk for all; None for those that shall be tried alone: it failed for all, or left one too little memory."""
     variants, group.walking = [job.config.variant() for job in jobs], len(jobs)
-    with group.common.stage("quantize"):
-        cache = StatisticsCache.of_user()
-        outcomes = quantize_each(group.model, group.structure, variants, group.ids, device=group.device, cache=cache)
+    group.walk = Stages(group.device, of=group.once)
+    try:
+        with group.walk.stage("quantize"):
+            model, structure, cache = group.model, group.structure, StatisticsCache.of_user()
+            outcomes = quantize_each(model, structure, variants, group.ids, device=group.device, cache=cache)
+    except Exception as error:
+        forget_frames(error)
+        if len(jobs) == 1:
+            return [error]
+        _LOG.warning("%d runs cannot share a walk, each gets its own: %s", len(jobs), error)
+        return [None for _ in jobs]
     for outcome in outcomes:
         if isinstance(outcome, VariantResult):
             outcome.notes[:0] = group.notes
-    return outcomes
+    return [None if len(jobs) > 1 and out_of_memory(outcome) else outcome for outcome in outcomes]
 
 
 def _recorded(job: Job, group: _Group, result: VariantResult | None) -> Recorded | Exception:
@@ -246,7 +275,7 @@ def _stages_of(job: Job, group: _Group, result: VariantResult | None) -> Stages:
         stages = stages.followed_by(group.calibrating)
     if result is None:
         return stages
-    stages = stages.followed_by(group.common)
+    stages = stages.followed_by(group.common).followed_by(group.walk)
     if group.walking > 1:
         stages.seconds["quantize"] = result.seconds + result.shared_seconds
     if group.walking > 1 and result.shared_seconds:

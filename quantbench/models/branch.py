@@ -1,7 +1,6 @@
 """One variant on its way through the walk: what it has so far, what it cost, and why it left."""
 
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from quantbench.errors import forget_frames
 from quantbench.formats import QuantizedWeight
 from quantbench.methods.variant import Variant
 from quantbench.models.capture import BlockInputs
@@ -65,7 +65,7 @@ class Branch:
 
     def leave(self, error: Exception) -> None:
         """Give up, and free what was held for it: also what the frames of the traceback still hold."""
-        traceback.clear_frames(error.__traceback__)
+        forget_frames(error)
         self.error, self.inputs, self.result = error, None, VariantResult()
 
 

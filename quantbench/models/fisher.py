@@ -23,15 +23,17 @@ def fisher_information(
     Raises:
         QuantizationError: a gradient is not finite.
     """
-    model.to(device)
     weights = {name: _weight(model, name) for name in linears}
-    squares = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
-    with _gradients_to(weights, squares), torch.enable_grad():
-        for sample in track(ids, stage="fisher", unit="sample", total=len(ids)):
-            sample = sample.to(device)
-            logits = model(input_ids=sample[None], use_cache=False).logits[0, :-1].float()
-            nn.functional.cross_entropy(logits, sample[1:]).backward()
-    model.to("cpu")
+    try:
+        model.to(device)
+        squares = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
+        with _gradients_to(weights, squares), torch.enable_grad():
+            for sample in track(ids, stage="fisher", unit="sample", total=len(ids)):
+                sample = sample.to(device)
+                logits = model(input_ids=sample[None], use_cache=False).logits[0, :-1].float()
+                nn.functional.cross_entropy(logits, sample[1:]).backward()
+    finally:
+        model.to("cpu")
     for name, square in squares.items():
         if not bool(torch.isfinite(square).all()):
             raise QuantizationError(f"{name}: squared gradients hold NaN or Inf")
@@ -52,6 +54,7 @@ def _gradients_to(weights: dict[str, nn.Parameter], squares: dict[str, Tensor]) 
             handle.remove()
         for weight in weights.values():
             weight.requires_grad_(False)
+            weight.grad = None
 
 
 def _squaring(total: Tensor) -> Callable[[Tensor], None]:

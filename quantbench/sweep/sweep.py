@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from tqdm import tqdm
+
 from quantbench.config.schema import RunConfig
 from quantbench.errors import InputError, say
 from quantbench.job import Job, plan_job
@@ -13,6 +15,7 @@ from quantbench.recording import Recorded, show_stored
 from quantbench.run import Outcomes, do, run_together
 from quantbench.session import Session
 from quantbench.sweep.groups import grouped
+from quantbench.sweep.timing import TimeLeft
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,17 +46,25 @@ def _done(jobs: dict[_Key, Job], *, refused: int, session: Session) -> dict[_Key
     missing = [job for key, job in jobs.items() if key not in done]
     _LOG.info("sweep of %d runs: %d stored, %d to do", len(jobs) + refused, len(done), len(missing))
     groups = grouped(missing)
-    for number, group in enumerate(groups, 1):
+    time_left = TimeLeft([len(group) for group in groups])
+    for number, group in enumerate(groups):
         titles = ", ".join(job.title for job in group)
-        _LOG.info("group %d of %d, %d runs on %s: %s", number, len(groups), len(group), group[0].model.name, titles)
+        _LOG.info("group %d of %d, %d runs on %s: %s", number + 1, len(groups), len(group), group[0].model.name, titles)
         for job, outcome in _claimed(group, session):
             done[job.key] = outcome
             if isinstance(outcome, Exception):
                 say(outcome)
-            state = "failed" if isinstance(outcome, Exception) else "stored"
-            _LOG.info("run %d of %d %s: %s", len(done), len(jobs), state, job.title)
-    # other processes were at these: by now, most are stored
-    return done | {job.key: _attempt(partial(do, session=session), job) for job in missing if job.key not in done}
+            _report(job, outcome, len(done), len(jobs), time_left.finished(number))
+    for job in [job for job in missing if job.key not in done]:  # other processes were at these; most are stored now
+        done[job.key] = _attempt(partial(do, session=session), job)
+        _report(job, done[job.key], len(done), len(jobs), None)
+    return done
+
+
+def _report(job: Job, outcome: Outcome, number: int, total: int, seconds: float | None) -> None:
+    state = "failed" if isinstance(outcome, Exception) else "stored"
+    left = f", about {tqdm.format_interval(seconds)} left" if seconds else ""
+    _LOG.info("run %d of %d %s: %s%s", number, total, state, job.title, left)
 
 
 def _claimed(group: list[Job], session: Session) -> Outcomes:
@@ -61,7 +72,12 @@ def _claimed(group: list[Job], session: Session) -> Outcomes:
     with ExitStack() as claims:
         mine = []
         for job in group:
-            if job.store.claims.take(job.identifier) is None:
+            try:
+                owner = job.store.claims.take(job.identifier)
+            except InputError as error:
+                yield job, error
+                continue
+            if owner is None:
                 claims.callback(job.store.claims.release, job.identifier)
                 mine.append(job)
         for job in [job for job in mine if job.is_done]:  # by another process, since we last looked
