@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from quantbench.config.job import job_label
@@ -40,8 +40,10 @@ def check_command_line(overrides: Sequence[str], *, multirun: bool, search_path:
         parsed = _parse(overrides)
         check_limits(parsed)
         _check_hydra([o for o in parsed if _is_hydra(o)], extra)
-        jobs, known = _jobs(parsed) if multirun else [list(overrides)], dict[tuple[str, ...], set[str]]()
-        return [_check_job(job, extra, known) for job in jobs]
+        jobs = _jobs(parsed) if multirun else [list(overrides)]
+        configs = [to_run_config(_composed_job(job, extra)) for job in jobs]
+        _check_saves(configs)
+        return configs
 
 
 def compose_jobs(overrides: Sequence[str]) -> list[tuple[RunConfig, Label]]:
@@ -52,14 +54,15 @@ def compose_jobs(overrides: Sequence[str]) -> list[tuple[RunConfig, Label]]:
     """
     register()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        presets, known, found = preset_choices(), dict[tuple[str, ...], set[str]](), []
+        presets, found = preset_choices(), []
         parsed = _parse(overrides)
         check_limits(parsed)
         for job in _jobs(parsed):
-            config = _check_job(job, None, known)
-            own = [text for text, override in zip(job, _parse(job), strict=True) if not _is_hydra(override)]
-            composed = compose(config_name=CONFIG_NAME, overrides=own, return_hydra_config=True)
-            found.append((config, job_label(composed.hydra, presets)))
+            composed = _composed_job(job, None, whole=True)
+            hydra = composed.hydra
+            with open_dict(composed):
+                del composed["hydra"]
+            found.append((to_run_config(composed), job_label(hydra, presets)))
         return found
 
 
@@ -134,8 +137,18 @@ def _search(extra: Path | None) -> list[str]:
     return [f"hydra.searchpath=[file://{extra}]"] if extra else []
 
 
-def _check_job(job: list[str], extra: Path | None, known_keys: dict[tuple[str, ...], set[str]]) -> RunConfig:
-    """known_keys: of the choices seen so far; composing is slow, and the jobs of a sweep share most choices."""
+def _check_saves(configs: Sequence[RunConfig]) -> None:
+    """Two runs of a sweep whose models would be written to one place."""
+    paths = [str(Path(config.save).absolute()) for config in configs if config.save is not None]
+    if twice := [path for path in dict.fromkeys(paths) if paths.count(path) > 1]:
+        raise InputError(
+            f"save={twice[0]}: {paths.count(twice[0])} runs of the sweep would be saved there; put what differs into "
+            "the name, such as save=model-${bits}"
+        )
+
+
+def _composed_job(job: list[str], extra: Path | None, *, whole: bool = False) -> DictConfig:
+    """The configuration of one job, all of whose keys are known; whole: with Hydra's own settings."""
     own = [o for o in _parse(job) if not _is_hydra(o)]
     search = _search(extra)
     groups = _groups(extra)
@@ -145,12 +158,20 @@ def _check_job(job: list[str], extra: Path | None, known_keys: dict[tuple[str, .
         if override.key_or_group in groups:
             _check_choice(override, _options(override.key_or_group, extra))
     selections = [o.input_line or "" for o in own if o.key_or_group in groups]
-    if tuple(selections) not in known_keys:
-        known_keys[tuple(selections)] = _flat_keys(_compose(selections + search))
-    for override in own:
-        if override.key_or_group not in groups:
-            _check_key(override, known_keys[tuple(selections)])
-    return to_run_config(_compose(job + search))
+    settings = [o for o in own if o.key_or_group not in groups]
+
+    def check_keys() -> None:
+        known = _flat_keys(_compose(selections + search))
+        for override in settings:
+            _check_key(override, known)
+
+    if any(o.is_add() or o.is_force_add() or o.is_delete() for o in settings):  # Hydra takes these of any name
+        check_keys()
+    try:
+        return _compose([o.input_line or "" for o in own] + search, whole=whole)
+    except InputError:
+        check_keys()  # which says what is allowed
+        raise
 
 
 def _groups(extra: Path | None) -> set[str]:
