@@ -21,13 +21,14 @@ def awq_kernel(
     start = tl.program_id(1) * group_size
     stop = tl.minimum(start + group_size, columns)
     place = r[:, None].to(tl.int64) * columns
-    low, high = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
+    lows, highs = tl.zeros((ROWS, BLOCK), tl.float32), tl.zeros((ROWS, BLOCK), tl.float32)
     for first in range(start, stop, BLOCK):
         c = first + tl.arange(0, BLOCK)
         inside = (r[:, None] < rows) & (c[None, :] < stop)
         factor = tl.load(scale + c, mask=c < stop, other=1.0)
         w = tl.load(weight + place + c[None, :], mask=inside, other=0.0) * factor[None, :]
-        low, high = tl.minimum(low, tl.min(w, 1)), tl.maximum(high, tl.max(w, 1))
+        lows, highs = tl.minimum(lows, w), tl.maximum(highs, w)
+    low, high = tl.min(lows, 1), tl.max(highs, 1)  # not in the loop, where Triton 3.6 fails to place it
     s, z = group_parameters(low, high, steps, smallest, largest, BITS, SYMMETRIC, REAL_ZERO, SCALE_DTYPE, ZERO_DTYPE)
     for first in range(start, stop, BLOCK):
         c = first + tl.arange(0, BLOCK)

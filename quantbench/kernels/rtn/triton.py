@@ -71,11 +71,12 @@ def rtn_kernel(
     group = tl.program_id(1)
     start, stop = group * group_size, tl.minimum((group + 1) * group_size, columns)
     base = weight + r[:, None].to(tl.int64) * columns
-    low, high = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
+    lows, highs = tl.zeros((ROWS, BLOCK), tl.float32), tl.zeros((ROWS, BLOCK), tl.float32)
     for first in range(start, stop, BLOCK):
         c = first + tl.arange(0, BLOCK)
         w = tl.load(base + c[None, :], mask=(r[:, None] < rows) & (c[None, :] < stop), other=0.0)
-        low, high = tl.minimum(low, tl.min(w, 1)), tl.maximum(high, tl.max(w, 1))
+        lows, highs = tl.minimum(lows, w), tl.maximum(highs, w)
+    low, high = tl.min(lows, 1), tl.max(highs, 1)  # not in the loop, where Triton 3.6 fails to place it
     s, z = group_parameters(low, high, steps, smallest, largest, BITS, SYMMETRIC, REAL_ZERO, SCALE_DTYPE, ZERO_DTYPE)
     place = r * row_stride + group * group_stride
     tl.store(scale + place, s, mask=r < rows)
