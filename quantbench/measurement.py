@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 class Samples:
     """Per-window or per-item values behind a measurement, in a fixed order, so that two runs can be paired.
 
-    ``values[i]`` belongs to ``keys[i]`` (a stable name of the window, document or item); ``weights[i]`` is how many
-    targets it averages over (1 for an item); ``baseline[i]`` is the full-precision model's value on the same sample.
+    ``values[i]`` belongs to ``keys[i]`` (a stable name of the window, document, item or linear); ``weights[i]`` is how
+    many targets it averages over (1 for an item), or how many elements the linear has; ``baseline[i]`` is the
+    full-precision model's value on the same sample.
     """
 
     keys: tuple[str, ...]

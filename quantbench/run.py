@@ -17,6 +17,7 @@ from quantbench.evaluation.evaluate import baseline, measure, prepare
 from quantbench.evaluation.latency import Speed, speed_measurements, speeds
 from quantbench.job import Job, plan_job
 from quantbench.label import Label
+from quantbench.layers import layer_measurements
 from quantbench.measurement import Measurement
 from quantbench.models.branch import VariantResult
 from quantbench.models.load import load
@@ -307,6 +308,7 @@ def _evaluate(job: Job, group: _Group, result: VariantResult | None, stages: Sta
     try:
         with stages.stage("evaluate"):
             measurements = measure(reference.prepared, reference.base, model.to(group.device))
+        measurements += layer_measurements(group.structure.linears, result.layers)
         if execution == "packed":
             size = weight_bytes(model)
             measurements.append(Measurement("weight_bytes", "model", size, "bytes", 1, baseline=full_bytes))

@@ -8,7 +8,7 @@ import pytest
 import quantbench
 
 ROOT = Path(quantbench.__file__).parent
-NEUTRAL = {"errors", "progress", "measurement", "statistics", "paths", "axes", "arguments"}
+NEUTRAL = {"errors", "progress", "measurement", "statistics", "paths", "axes", "arguments", "layers"}
 ALLOWED = {
     "formats": {"formats"},
     "kernels": {"formats", "kernels"},
@@ -36,7 +36,7 @@ OWNERS = {
     "ray": {"cluster"},
     "optuna": {"search"},
 }
-NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths")
+NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths", "layers")
 
 
 def imports(path: Path) -> set[str]:

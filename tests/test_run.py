@@ -48,6 +48,7 @@ def test_a_run_stores_one_row_for_each_metric_with_its_whole_identity(awq):
     frame = rows(awq[0])
     assert set(frame.metric) == {
         "perplexity", "perplexity_ratio", "kl_divergence", "top1_agreement", "entropy_floor", "acc", "flips",
+        "weight_error", "output_error",
     }  # fmt: skip
     first = frame.iloc[0]
     axes = ["method", "bits", "group_size", "transform", "range", "rounding"]
@@ -105,6 +106,20 @@ def test_samples_average_to_the_measurements(awq):
     nll = samples.loc["perplexity"]
     assert np.exp(np.average(nll.value, weights=nll.weight)) == pytest.approx(frame.value["perplexity"])
     assert np.exp(np.average(nll.baseline, weights=nll.weight)) == pytest.approx(frame.baseline["perplexity"])
+
+
+def test_errors_of_layers_are_stored_by_the_name_of_the_linear_in_the_order_of_the_model(awq):
+    folder, done = awq
+    frame = rows(folder).set_index("metric")
+    samples = Store(folder / "out").samples(frame.run_id.iloc[0]).set_index("metric")
+    kinds = [f"self_attn.{kind}_proj" for kind in "qkvo"] + [f"mlp.{kind}_proj" for kind in ("gate", "up", "down")]
+    for metric in ("weight_error", "output_error"):
+        layers = samples.loc[metric]
+        assert layers.key.tolist() == [f"model.layers.{block}.{kind}" for block in range(4) for kind in kinds]
+        assert np.average(layers.value, weights=layers.weight) == pytest.approx(frame.value[metric])
+        assert layers.value.between(1e-5, 0.1).all()
+    assert frame.task["weight_error"] == "layers"
+    assert done.stdout.count("layer error") == 1
 
 
 def test_a_stored_run_is_shown_and_not_recomputed(awq, capfd, monkeypatch):

@@ -28,3 +28,10 @@ class QuantLinear(nn.Module):
     def extra_repr(self) -> str:
         shape = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{shape}, format={self.quantized.format}, bits_per_weight={self.quantized.bits_per_weight:.3f}"
+
+
+def linear_at(root: nn.Module, name: str) -> nn.Linear:
+    """The linear of a module that has this dotted name."""
+    linear = root.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    return linear

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,9 +19,11 @@ from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.rounding.tuner import BlockTuner, TunableScale, TunableWeight
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform.base import SiteProblem, SiteScaling
-from quantbench.models.capture import Call, Capture, first_of, to_device
+from quantbench.models.capture import Capture
 from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
-from quantbench.models.linear import QuantLinear
+from quantbench.models.layer_error import layer_error
+from quantbench.models.linear import QuantLinear, linear_at
+from quantbench.models.module_error import ModuleError
 from quantbench.models.packed import quantized_linear
 from quantbench.models.structure import Block, Site
 from quantbench.models.tune import TunedBlock, TuningData, tune
@@ -130,8 +131,8 @@ class BlockSolver:
             raise QuantizationError(f"{label}: {error}") from error
         self.notes += [f"{label}: {note}" for note in (*kept.notes, *rounded.notes)]
         parts = rounded.weight.split_rows([len(w) for w in weights])
-        for name, part in zip(names, parts, strict=True):
-            self._install(name, part)
+        for name, weight, part in zip(names, weights, parts, strict=True):
+            self._install(name, part, weight, stats)
 
     def _with_fisher(self, stats: SiteStats | None, names: list[str]) -> SiteStats | None:
         """A site's statistics with the Fisher information of the named linears, stacked, where there is any."""
@@ -150,11 +151,17 @@ class BlockSolver:
                 self._check(site, stats)
             for name in self._quantized(site):
                 weights[name] = self._tunable(name, tuner, self._with_fisher(stats, [name]))
-        tuned = TunedBlock(self.block, self.module, self.device, weights, self._tunable_scales(tuner))
+        scales = self._tunable_scales(tuner)
+        tuned = TunedBlock(self.block, self.module, self.device, weights, scales)
         tune(tuned, data, tuner, tuner.schedule(len(data.samples()), self.variant.format))
         tuned.fold_()
-        for name, tunable in weights.items():
-            self._install(name, tunable.quantized(tuned.full_precision(name)))
+        rescaled = {name for site, _ in scales if site.fold for name in site.fold.sites}
+        for site in self.block.sites:
+            # a learned scale or shift changes a site's inputs, so that what was seen of them no longer holds
+            stats = None if site.name in rescaled else self.stats.get(site.name)
+            for name in self._quantized(site):
+                full = tuned.full_precision(name)
+                self._install(name, weights[name].quantized(full), full, stats)
 
     def _tunable(self, name: str, tuner: BlockTuner, stats: SiteStats | None) -> TunableWeight:
         weight, grid, label = self._weight(name), self._grid(name), self._full_name(name)
@@ -177,8 +184,12 @@ class BlockSolver:
                 scales += [] if scale is None else [(site, scale)]
         return scales
 
-    def _install(self, name: str, weight: QuantizedWeight) -> None:
-        """Put a quantized linear in the place of the full-precision one, and into the result."""
+    def _install(self, name: str, weight: QuantizedWeight, full: Tensor, stats: SiteStats | None) -> None:
+        """Put a quantized linear in the place of the one in full precision, and into the result.
+
+        full: what was rounded; stats: of the inputs it reads, where they are known.
+        """
+        self.result.layers[self._full_name(name)] = layer_error(full, weight, stats)
         linear = self._linear(name)
         _replace(self.module, name, QuantLinear(weight, linear.bias, dtype=linear.weight.dtype).to(self.device))
         self.result.weights[self._full_name(name)] = weight.to("cpu")
@@ -246,7 +257,7 @@ class BlockSolver:
         return weight
 
     def _linear(self, name: str) -> nn.Linear:
-        return _linear(self.module, name)
+        return linear_at(self.module, name)
 
     def _full_name(self, name: str) -> str:
         return f"{self.block.name}.{name}"
@@ -258,47 +269,6 @@ class BlockSolver:
         if stats.dropped > _MAX_DROPPED * seen:
             raise QuantizationError(f"{label}: {stats.dropped} of {seen} calibration tokens hold NaN or Inf here")
         self.notes.append(f"{label}: {stats.dropped} calibration tokens with NaN or Inf left out")
-
-
-class ModuleError:
-    """Mean squared change of a submodule's output when the weights of a site's linears are replaced."""
-
-    def __init__(
-        self, block: nn.Module, site: Site, calls: Sequence[Call], reference: Sequence[Tensor], device: torch.device
-    ) -> None:
-        """reference: what the submodule gave for ``calls`` with its weights as they are."""
-        assert site.parent is not None
-        self.device, self.calls, self.reference = device, calls, reference
-        self.module = block.get_submodule(site.parent)
-        self.linears = [_linear(block, name) for name in site.linears]
-
-    @torch.no_grad()
-    def __call__(self, weights: Sequence[Tensor], limit: float = math.inf) -> float:
-        """The error for replacement weights [out_i, in], one for each linear of the site.
-
-        limit: an error above it need not be known exactly; the sum over calls stops where it is passed.
-        """
-        count = sum(reference.numel() for reference in self.reference)
-        kept, total = [linear.weight.data for linear in self.linears], 0.0
-        try:
-            for linear, weight in zip(self.linears, weights, strict=True):
-                linear.weight.data = weight.to(linear.weight.dtype)
-            for call, reference in zip(self.calls, self.reference, strict=True):
-                args, kwargs = to_device(call, self.device)
-                output = first_of(self.module(*args, **kwargs)).float()
-                total += float((output - reference.to(self.device).float()).square().sum())
-                if total / count > limit:
-                    break
-        finally:
-            for linear, weight in zip(self.linears, kept, strict=True):
-                linear.weight.data = weight
-        return total / count
-
-
-def _linear(root: nn.Module, name: str) -> nn.Linear:
-    linear = root.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    return linear
 
 
 def _is_tied(fold: Fold) -> bool:
@@ -318,7 +288,7 @@ def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "f
     Raises:
         QuantizationError: a weight has no packed execution; the model is as it was.
     """
-    modules = {name: _linear(model, name) for name in result.weights}
+    modules = {name: linear_at(model, name) for name in result.weights}
     replacements = {
         name: quantized_linear(weight, modules[name], execution=execution, name=name)
         for name, weight in result.weights.items()

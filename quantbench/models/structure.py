@@ -56,6 +56,11 @@ class Structure:
     body_prefix: str
     head_dim: int
 
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Full names of all linears to quantize, in the order of the model."""
+        return tuple(f"{block.name}.{name}" for block in self.blocks for name in block.linears)
+
 
 def find_structure(model: nn.Module) -> Structure:
     """Describe a canonicalised causal language model (see ``canonicalise_``); its weights are read, never changed.

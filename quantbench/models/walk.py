@@ -125,8 +125,7 @@ class _Walk:
     def _learn_fisher(self, model: nn.Module, structure: Structure, ids: Tensor) -> None:
         """Squared gradients of every weight that a variant which asks for them quantizes."""
         asking, start = [branch for branch in self.live if branch.variant.needs_fisher], time.perf_counter()
-        names = [f"{block.name}.{linear}" for block in structure.blocks for linear in block.linears]
-        linears = [name for name in names if any(b.variant.allocation.quantizes(name) for b in asking)]
+        linears = [name for name in structure.linears if any(b.variant.allocation.quantizes(name) for b in asking)]
         if not linears:
             return
         try:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantbench.errors import InputError
-from quantbench.report.selection import Row, in_windows
+from quantbench.report.selection import Row, in_layers, in_windows
 from quantbench.statistics import (
     AnswerChanges,
     PairedDifference,
@@ -80,13 +80,16 @@ class Pairing:
     def compare(self, a: Sequence[Row], b: Sequence[Row]) -> Comparison | None:
         """The same metric and task of two configurations, one row for each calibration seed, in the order of the seeds.
 
-        A configuration with a single row is held against every row of the other. None where no samples were kept.
+        A configuration with a single row is held against every row of the other. None where no samples were kept, and
+        for errors of layers, which are no sample.
 
         Raises:
             InputError: other samples, or two numbers of seeds.
         """
         if len(a) != len(b) and 1 not in (len(a), len(b)):
             raise InputError(f"{len(a)} seeds beside {len(b)}: give the same seeds on both sides, or one run")
+        if in_layers(a[0]):
+            return None
         many = max(len(a), len(b))
         pairs = list(zip(_repeated(a, many), _repeated(b, many), strict=True))
         if any(self.samples(row).empty for pair in pairs for row in pair):

@@ -67,7 +67,8 @@ def rank(cells: Cells, query: Query, pairing: Pairing | None) -> Ranking:
     tested = [(place, item.p_value) for place, item in found if item is not None and item.p_value is not None]
     adjusted = holm([p for _, p in tested])
     tied = {place for (place, _), p in zip(tested, adjusted, strict=True) if p >= 1 - CONFIDENCE}
-    untested = "the metric keeps no samples" if others and all(item is None for _, item in found) else ""
+    unpaired = others and all(item is None for _, item in found)
+    untested = "the metric keeps no samples of a text or task" if unpaired else ""
     return Ranking(frozenset(best), frozenset(tied), len(tested), untested)
 
 

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from quantbench.layers import LAYER_METRICS
 from quantbench.measurement import Measurement
 from quantbench.report.numbers import decimals, fixed, size
 from quantbench.report.output import emit, is_unicode
@@ -37,7 +38,7 @@ def show_run(
     console.print()
     console.print(_title(identity), style="bold" if live else "")
     console.print(_results(identity, measurements, unicode=unicode))
-    for label, value in _facts(identity):
+    for label, value in _layers(measurements) + _facts(identity):
         line = textwrap.fill(f"{label:<{_LABEL_WIDTH}}{value}", width, subsequent_indent=" " * _LABEL_WIDTH)
         console.print(line, soft_wrap=True)
     # Never wrapped: a path is there to be copied.
@@ -67,6 +68,8 @@ def _results(identity: "RunIdentity", measurements: Sequence[Measurement], *, un
     for header in ("full precision", "quantized", "uncertainty"):
         table.add_column(header, justify="right", no_wrap=True)
     for item in measurements:
+        if item.metric in LAYER_METRICS:
+            continue
         places = decimals(item.value, low=item.ci_low, high=item.ci_high, stderr=item.stderr)
         value = fixed(item.value, places)
         baseline = "" if item.baseline is None else fixed(item.baseline, max(places, _own_places(item.baseline)))
@@ -87,6 +90,13 @@ def _uncertainty(item: Measurement, places: int, *, in_windows: bool) -> str:
     if in_windows and item.ci_low is not None and item.ci_high is not None:
         return f"95 % CI [{fixed(item.ci_low, places)}, {fixed(item.ci_high, places)}]"
     return "" if item.stderr is None else f"± {fixed(item.stderr, places)} s.e."
+
+
+def _layers(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
+    """One line for the errors of single layers, which say what was done to the model and not how good it is."""
+    found = [item for item in measurements if item.metric in LAYER_METRICS]
+    errors = ", ".join(f"{item.metric.removesuffix('_error')}s {item.value:.3g}" for item in found)
+    return [("layer error", f"{errors} (relative, squared; mean of {found[0].count} linears)")] if found else []
 
 
 def _facts(identity: "RunIdentity") -> list[tuple[str, str]]:

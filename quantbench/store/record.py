@@ -95,7 +95,7 @@ def as_dict(identity: RunIdentity) -> dict[str, Any]:
 
 _MEASUREMENT_COLUMNS: Mapping[str, tuple[pa.DataType, bool, str]] = {
     "metric": (pa.string(), False, "what was measured: perplexity, kl_divergence, acc, flips ..."),
-    "task": (pa.string(), False, "corpus or lm-eval task it was measured on"),
+    "task": (pa.string(), False, "corpus or lm-eval task it was measured on; layers for errors of single linears"),
     "value": (pa.float64(), False, "the measured value"),
     "unit": (pa.string(), False, "unit of value, stderr, ci_low, ci_high and baseline"),
     "stderr": (pa.float64(), True, "standard error of value"),
@@ -110,9 +110,9 @@ _SAMPLE_COLUMNS: Mapping[str, tuple[pa.DataType, bool, str]] = {
     "metric": (pa.string(), False, "metric the sample belongs to"),
     "task": (pa.string(), False, "corpus or task the sample belongs to"),
     "index": (pa.int64(), False, "position in the measurement's fixed order"),
-    "key": (pa.string(), False, "stable name of the window, document or item; pairs runs"),
+    "key": (pa.string(), False, "stable name of the window, document, item or linear; pairs runs"),
     "value": (pa.float64(), False, "value on this sample (mean NLL in nats for perplexity)"),
-    "weight": (pa.float64(), False, "targets the value averages over; 1 for an item"),
+    "weight": (pa.float64(), False, "targets the value averages over; 1 for an item, elements of a linear"),
     "baseline": (pa.float64(), True, "the full-precision model's value on this sample"),
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantbench.layers import LAYER_METRICS, block_curves
 from quantbench.measurement import Measurement
 from quantbench.store.wandb_client import Sent, Wandb, one_line, send, wait_for_files
 
@@ -61,6 +62,7 @@ def send_run(
     def fill(wandb: Any, run: Any) -> None:
         run.summary.update(_summary(measurements))
         run.log(_tables(wandb, measurements))
+        _log_layers(run, measurements)
 
     name = " ".join(filter(None, (identity.method, identity.variant, identity.model, identity.run_id)))
     config = _config(identity, paths)
@@ -100,6 +102,24 @@ def _tables(wandb: Any, measurements: Sequence[Measurement]) -> dict[str, Any]:
             allow_mixed_types=True,
         )
     return tables
+
+
+def _log_layers(run: Any, measurements: Sequence[Measurement]) -> None:
+    """The errors of single layers as histories over the blocks, one for each kind of linear."""
+    steps: dict[int, dict[str, object]] = {}
+    for item in measurements:
+        if item.metric not in LAYER_METRICS or item.samples is None:
+            continue
+        curves = block_curves(item.samples.keys, item.samples.values.tolist(), item.samples.weights.tolist())
+        for kind, curve in curves.items():
+            for block, value in curve.items():
+                # W&B reads a dot as a nested key
+                steps.setdefault(block, {})[f"layers/{item.metric}/{kind.replace('.', '/')}"] = value
+    if steps:
+        run.define_metric("block", summary="none")
+        run.define_metric("layers/*", step_metric="block", summary="none")
+    for block in sorted(steps):
+        run.log({"block": block, **steps[block]})
 
 
 def cell(value: object) -> object:

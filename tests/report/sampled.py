@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from quantbench.layers import LayerError, layer_measurements
 from quantbench.measurement import Measurement, Samples
 from tests.store import records
 
@@ -27,3 +28,9 @@ def accuracy(wrong: range, *, task: str = "facts") -> Measurement:
         "acc", task, float(values.mean()), "fraction", ITEMS, stderr=0.02, baseline=0.95, higher_is_better=True,
         samples=samples,
     )  # fmt: skip
+
+
+def layers(error: float, blocks: int = 6) -> list[Measurement]:
+    """Errors of a linear a block, all alike: a paired test of two runs would call any difference certain."""
+    names = [f"model.layers.{block}.mlp.up_proj" for block in range(blocks)]
+    return layer_measurements(names, {name: LayerError(error, error / 2, 64) for name in names})

@@ -52,6 +52,15 @@ def test_a_real_difference_is_told_with_its_evidence(runs):
     assert line.endswith(" - real")
 
 
+def test_errors_of_layers_are_not_compared_and_correct_no_p_value(runs):
+    without = runs.compare("gptq", "rtn")
+    gptq = records.identity(run_id="gptq-a")
+    runs.add(gptq, sampled.perplexity(0.03), sampled.accuracy(range(20, 40)), *sampled.layers(0.1))
+    rtn = records.uncalibrated(run_id="rtn-a", method="rtn", rounding="rtn")
+    runs.add(rtn, sampled.perplexity(0.06, noise=1), sampled.accuracy(range(0, 20)), *sampled.layers(0.2))
+    assert runs.compare("gptq", "rtn") == without
+
+
 def test_volume_and_direction_of_changed_answers_are_apart(runs):
     line = runs.compare("gptq", "rtn").splitlines()[-1]
     assert line.startswith("acc on facts: gptq 4 bit equals rtn 4 bit: ")

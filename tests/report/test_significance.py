@@ -57,6 +57,20 @@ def test_runs_without_samples_are_ranked_but_not_tested(results):
     assert "not tested: the metric keeps no samples" in out
 
 
+def test_errors_of_layers_are_ranked_but_not_tested(results):
+    results.add(records.identity(), *sampled.layers(0.1)).add(_rtn(), *sampled.layers(0.1001))
+    _, out, _ = results.table("--metric", "weight_error")
+    assert out.count("**") == 2
+    assert "<u>" not in out
+    assert "not tested: the metric keeps no samples of a text or task" in out
+
+
+def test_errors_of_layers_do_not_depend_on_the_text_that_was_scored(results):
+    results.add(records.identity(corpus="layers"), *sampled.layers(0.1))
+    results.add(_rtn(corpus="layers", protocol="gptq-64", evaluation_hash="e2"), *sampled.layers(0.2))
+    assert results.table("--metric", "weight_error")[0] == 0
+
+
 def test_a_parquet_file_alone_has_no_samples(close):
     path = close.store.root / "all.parquet"
     runs = sorted((close.store.root / "runs").glob("*.parquet"))

@@ -47,7 +47,7 @@ def test_markdown_is_aligned_and_says_what_it_compares(comparison):
         "\n"
         "† calibrated on the corpus that is evaluated\n"
         "\n"
-        "bold: best; whether others are worse is not tested: the metric keeps no samples\n"
+        "bold: best; whether others are worse is not tested: the metric keeps no samples of a text or task\n"
     )
 
 

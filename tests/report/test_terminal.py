@@ -59,6 +59,15 @@ def test_cost_and_place_are_shown():
     assert _line(output, "stored").endswith(str(_PATHS.run))
 
 
+def test_errors_of_layers_are_one_line_below_the_table():
+    errors = {"weight_error": 0.0432, "output_error": 0.0117}
+    layers = [Measurement(metric, "layers", value, "fraction", 28) for metric, value in errors.items()]
+    output = _shown(measured=[*_MEASURED, *layers])
+    line = "layer error   weights 0.0432, outputs 0.0117 (relative, squared; mean of 28 linears)"
+    assert _line(output, "layer error") == line
+    assert output.replace(f"{line}\n", "") == _shown()
+
+
 def test_contamination_is_said():
     assert "contaminated" not in _shown()
     assert "contaminated" in _shown(records.identity(contaminated=True))

@@ -31,7 +31,8 @@ def _records(path):
 
 @dataclass
 class OfflineRun:
-    """What the files of one offline run hold; images: the keys that were logged as images."""
+    """What the files of one offline run hold; images: the keys that were logged as images; history: what
+    was logged at each step, steps: the metric that each key is drawn over."""
 
     id: str = ""
     group: str = ""
@@ -39,6 +40,8 @@ class OfflineRun:
     summary: dict = field(default_factory=dict)
     tables: dict = field(default_factory=dict)
     images: set = field(default_factory=set)
+    history: list = field(default_factory=list)
+    steps: dict = field(default_factory=dict)
 
 
 def offline_runs(results_dir):
@@ -58,7 +61,11 @@ def read_run(log):
             run.summary |= {item.key: json.loads(item.value_json) for item in record.summary.update if item.key}
         elif kind == "history":
             logged = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            run.history.append({key: json.loads(value) for key, value in logged.items()})
             run.images |= {key.removesuffix("/_type") for key, value in logged.items() if "image-file" in value}
+        elif kind == "metric":
+            metric = record.metric
+            run.steps[metric.name or metric.glob_name] = metric.step_metric
     media = log.parent / "files" / "media" / "table"
     run.tables = {
         str(path.relative_to(media)).rpartition("_")[0].rpartition("_")[0]: json.loads(path.read_text())["data"]

@@ -2,10 +2,11 @@ import sys
 
 import pytest
 
+from quantbench.layers import LayerError, layer_measurements
 from quantbench.store.parquet import Store
 from quantbench.store.wandb_log import Logger, Wandb, log_run
 from tests.store import records
-from tests.store.readback import read_back
+from tests.store.readback import offline_runs, read_back, read_run
 
 wandb = pytest.importorskip("wandb")
 
@@ -43,6 +44,27 @@ def test_an_offline_run_holds_the_numbers_of_the_parquet(stored, tmp_path):
         assert [row[:3] for row in rows] == part[["key", "value", "weight"]].values.tolist()
     assert config["bits"] == 4
     assert config["config"] == {"rounding": {"damp_percent": 0.01}, "evaluation": {"num_fewshot": None}}
+
+
+def test_errors_of_layers_are_histories_over_the_blocks_with_the_experts_averaged(tmp_path):
+    kinds = {"self_attn.q_proj": 1.0, "mlp.experts.0.up_proj": 2.0, "mlp.experts.1.up_proj": 4.0}
+    errors = {
+        f"model.layers.{block}.{kind}": LayerError(factor * (1 + block), factor if block else None, 8)
+        for block in range(3)
+        for kind, factor in kinds.items()
+    }
+    measurements = [records.perplexity(11.0), *layer_measurements(errors, errors)]
+    stored = (records.identity(), measurements, Store(tmp_path).write(records.identity(), measurements))
+    assert _log(stored, tmp_path).startswith("W&B: offline")
+    run = read_run(*offline_runs(tmp_path))
+    steps = [step for step in run.history if "block" in step]
+    assert [step["block"] for step in steps] == [0, 1, 2]
+    assert [step["layers/weight_error/self_attn/q_proj"] for step in steps] == [1, 2, 3]
+    assert [step["layers/weight_error/mlp/experts/up_proj"] for step in steps] == [3, 6, 9]
+    assert [step.get("layers/output_error/mlp/experts/up_proj") for step in steps] == [None, 3, 3]
+    assert run.steps["layers/*"] == "block"
+    assert run.summary["weight_error/layers"] == measurements[1].value
+    assert [row[0] for row in run.tables["samples/weight_error/layers"]] == list(errors)
 
 
 def test_nothing_of_the_environment_reaches_the_files(stored, tmp_path, monkeypatch):

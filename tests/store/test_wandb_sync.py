@@ -5,6 +5,7 @@ import pytest
 
 from quantbench.__main__ import main
 from quantbench.errors import InputError
+from quantbench.layers import LayerError, layer_measurements
 from quantbench.store.parquet import Store
 from quantbench.store.wandb_client import Wandb
 from quantbench.store.wandb_sync import sync
@@ -50,6 +51,17 @@ def test_every_run_is_sent_under_its_own_id_with_its_samples_in_its_group(result
         "a2": "sweep 1",
         "a3": "out",
     }
+
+
+def test_errors_of_layers_become_a_history_over_the_blocks(results):
+    errors = {f"model.layers.{block}.mlp.up_proj": LayerError(0.1 + block, 0.2 + block, 8) for block in range(3)}
+    store = Store(results)
+    store.write(records.identity(run_id="a4"), [*records.with_samples(), *layer_measurements(errors, errors)])
+    sync(results, Wandb(), figures=no_figures)
+    run = next(run for run in map(read_run, offline_runs(results)) if run.id == "a4")
+    steps = [step for step in run.history if "block" in step]
+    for metric, first in (("weight_error", 0.1), ("output_error", 0.2)):
+        assert [step[f"layers/{metric}/mlp/up_proj"] for step in steps] == [first, first + 1, first + 2]
 
 
 def test_a_group_has_a_run_that_compares_its_runs(results):

@@ -46,6 +46,7 @@ def test_weights_of_every_preset_are_those_of_a_walk_of_its_own(model, names):
     for name, variant, fused in zip(names, variants, together, strict=True):
         alone = quantize(model, structure, [variant], ids, device=torch.device("cpu"))[0]
         assert alone.notes == fused.notes, name
+        assert alone.layers == fused.layers, name
         assert alone.weights.keys() == fused.weights.keys(), name
         for linear, weight in alone.weights.items():
             packed, other = weight.pack().tensors, fused.weights[linear].pack().tensors

@@ -34,6 +34,8 @@ _NAMES = {
     "acc": "Accuracy",
     "acc_norm": "Normalized accuracy",
     "flips": "Changed answers",
+    "weight_error": "Relative error of the weights",
+    "output_error": "Relative error of the outputs",
     "bits_per_weight": "Bits per weight",
     "model_bytes": "Model size (MB)",
     "quantized_bytes": "Quantized weights (MB)",

@@ -26,6 +26,8 @@ MOST_SERIES = 14
 COLUMN_WIDTH = 3.3  # inches: a column of a two-column paper
 _HEIGHT = 2.4
 _LEGEND_LINE = 0.15
+_PANEL = (1.5, 1.0)  # inches, the least width and the height of one of several panels
+_AROUND_PANELS = 0.4
 _LOG_FROM = 4.0  # largest over smallest value from which an axis is logarithmic
 _DENSE_UP_TO = 300.0  # largest over smallest value up to which a logarithmic axis has ticks at 2 and 5
 _SHORTEST, _LONGEST = 1e-3, 1e5  # between these a tick is written out
@@ -81,6 +83,28 @@ def new_figure(width: float, height: float | None) -> tuple["Figure", "Axes"]:
 
     figure = Figure(figsize=(width, height or _HEIGHT), layout="constrained")
     return figure, figure.subplots()
+
+
+def new_panels(
+    count: int, width: float, height: float | None, *, x_label: str, y_label: str
+) -> tuple["Figure", list["Axes"]]:
+    """An empty figure (inches) with ``count`` pairs of axes, side by side as far as they fit, on common scales."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    columns = max(1, min(count, int(width / _PANEL[0])))
+    rows = math.ceil(count / columns)
+    height = height or max(_HEIGHT, _AROUND_PANELS + _PANEL[1] * rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten().tolist()
+    for axes in grid[count:]:
+        axes.remove()
+    for axes in grid[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)  # the last of its column
+        axes.set_xlabel(x_label)
+    figure.supylabel(y_label, fontsize=_SETTINGS["axes.labelsize"])
+    grid[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    return figure, grid[:count]
 
 
 def series_styles(labels: Sequence[str], *, by: str) -> dict[str, SeriesStyle]:

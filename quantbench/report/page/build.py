@@ -48,7 +48,7 @@ def make_page(results: str | Path) -> str:
 
     frame = load(results)
     data = page_data(frame, Store(results) if Path(results).is_dir() else None)
-    drawn, refused = illustrations(frame)
+    drawn, refused = illustrations(frame, results)
     return string.Template(_asset("page.html")).substitute(
         title=html.escape(f"quantbench: {Path(results).resolve().name}"),
         style=_asset("page.css"),

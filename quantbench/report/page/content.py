@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantbench.errors import InputError
+from quantbench.layers import LAYER_METRICS
 from quantbench.report.numbers import decimals, fixed, rounded, text
-from quantbench.report.selection import Query, Row, in_windows, is_reference, select, value_of
+from quantbench.report.selection import Query, Row, in_layers, in_windows, is_reference, select, value_of
 from quantbench.store.record import RunIdentity, columns
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def _metric_order(key: tuple[str, str]) -> tuple[int, str, str]:
 
 def _is_shown(metric: str, metrics: Sequence[tuple[str, str]]) -> bool:
     """Whether a metric has a column from the start; the others are a click away."""
-    return metric in ("perplexity", "perplexity_ratio", "kl_divergence", "acc") or len(metrics) <= 4
+    few = len([name for name, _ in metrics if name not in LAYER_METRICS]) <= 4
+    return metric in ("perplexity", "perplexity_ratio", "kl_divergence", "acc") or (few and metric not in LAYER_METRICS)
 
 
 def _run(
@@ -159,6 +161,8 @@ class _SamplePool:
 def _is_paired(row: Row, samples: "pd.DataFrame") -> bool:
     if in_windows(row):
         return row["metric"] in _PAIRED_IN_WINDOWS
+    if in_layers(row):
+        return False
     return row["metric"] != "flips" and bool(samples["value"].isin((0.0, 1.0)).all())
 
 

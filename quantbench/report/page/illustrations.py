@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantbench.errors import InputError
+from quantbench.layers import LAYER_METRICS
 from quantbench.report.figure import KINDS, make_figure, parser, render
 from quantbench.report.numbers import text
 
@@ -26,8 +28,8 @@ class Illustration:
     svg: bytes
 
 
-def illustrations(frame: "pd.DataFrame") -> tuple[list[Illustration], list[str]]:
-    """The figures, and for those that cannot be drawn the reason."""
+def illustrations(frame: "pd.DataFrame", results: str | Path) -> tuple[list[Illustration], list[str]]:
+    """The figures of the runs that were read from ``results``, and for those that cannot be drawn the reason."""
     drawn, refused = [], []
     groups = list(frame.groupby(list(_COMPARABLE), sort=True))
     for key, group in groups[:_MOST_GROUPS]:
@@ -35,7 +37,7 @@ def illustrations(frame: "pd.DataFrame") -> tuple[list[Illustration], list[str]]
         for kind, options, about in _attempts(group):
             shows = KINDS[kind].shows
             title = ", ".join(filter(None, (shows[0].upper() + shows[1:], about, where)))
-            arguments = parser().parse_args([kind, *_ALWAYS, *options])
+            arguments = parser().parse_args([kind, str(results), *_ALWAYS, *options])
             try:
                 drawing = make_figure(group, arguments)
             except InputError as error:
@@ -64,3 +66,7 @@ def _attempts(frame: "pd.DataFrame") -> Iterator[tuple[str, Sequence[str], str]]
     for field in ("num_samples", "seed"):
         if quantized[field].nunique() > 1:
             yield "sensitivity", (*series, "--x", field), field
+    for metric in sorted(set(quantized["metric"]) & set(LAYER_METRICS)):
+        for width in widths:
+            about = f"{metric}, {width} bits"
+            yield "layers", (*series, "--metric", metric, "--where", f"bits={text(int(width))}"), about

@@ -49,4 +49,5 @@ def overlapping(figure) -> list[tuple[str, str]]:
 
 def _tick_labels(axis) -> list[Text]:
     low, high = sorted(axis.get_view_interval())
-    return [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_text()]
+    labels = [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return [label for label in labels if label.get_visible() and label.get_text()]

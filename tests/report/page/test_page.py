@@ -75,6 +75,22 @@ def test_page_names_no_other_resource(written):
     assert "http" not in re.sub(r'"data">.*?</script>|data:image[^"]*|http-equiv', "", content, flags=re.S)
 
 
+def test_errors_of_layers_have_a_figure_and_a_folded_column_and_are_not_paired(tmp_path):
+    runs = Runs(tmp_path)
+    for index, method in enumerate(("gptq", "rtn")):
+        measured = [sampled.perplexity(0.1 * index, noise=index), *sampled.layers(0.0 if index else 1.0)]
+        runs.add(records.identity(method=method, bits=4), *measured)
+    content = make_page(tmp_path)
+    data = json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', content, flags=re.S)[1])
+    shown = {metric["metric"]: metric["shown"] for metric in data["metrics"]}
+    assert shown == {"perplexity": True, "weight_error": False, "output_error": False}
+    assert [samples["metric"] for samples in data["samples"]] == ["perplexity"]
+    for metric in ("weight_error", "output_error"):
+        assert (
+            f"<b>Error of each kind of linear against block, a line for each method, {metric}, 4 bits.</b>" in content
+        )
+
+
 def test_data_cannot_end_its_script_element():
     text = embedded({"name": _HOSTILE + "<!--"})
     assert "<" not in text
