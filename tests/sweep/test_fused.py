@@ -6,22 +6,18 @@ import pytest
 import torch
 
 from quantbench.__main__ import main
-from quantbench.axes import AXES
 from quantbench.config import check_command_line, conf_dir
-from quantbench.label import Label
 from quantbench.models.canonical import canonicalise_
 from quantbench.models.structure import find_structure
 from quantbench.models.walk import quantize
+from quantbench.run import run
 from quantbench.session import Session
 from quantbench.store.parquet import Store
 from quantbench.sweep import run_sweep
-from tests.evaluation.tiny import make_model, make_text, make_tokenizer
 from tests.models import tiny
 
 QUICK = {"autoround": ["rounding.iterations=2"], "omniquant": ["rounding.epochs=1"]}
 PRESETS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml") if path.stem != "fp16")
-SETTINGS = ["evaluation.protocol=gptq-32", "evaluation.max_windows=3", "evaluation.tasks=[]", "logger=none"]
-SETTINGS += ["calibration.num_samples=4", "calibration.seqlen=16", "calibration.sampling=random_windows"]
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +52,6 @@ def test_weights_of_every_preset_are_those_of_a_walk_of_its_own(model, names):
         assert all(torch.equal(value, fused.parameters[key]) for key, value in alone.parameters.items()), name
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A model directory and a text, as settings."""
-    folder = tmp_path_factory.mktemp("local")
-    make_model().save_pretrained(folder / "model")
-    make_tokenizer().save_pretrained(folder / "model")
-    (folder / "text.txt").write_text(make_text(400))
-    (folder / "other.txt").write_text(make_text(400, seed=1))
-    texts = [f"evaluation.corpus={folder / 'text.txt'}", f"calibration.corpus={folder / 'other.txt'}"]
-    return [*SETTINGS, "model=local", f"model.path={folder / 'model'}", "evaluation=local", "calibration=local", *texts]
-
-
 def records(folder):
     """Rows and samples of every run, without what differs from time to time."""
     store = Store(folder)
@@ -76,20 +60,19 @@ def records(folder):
     return frame.sort_values(["run_id", "metric"]).to_csv(index=False), samples
 
 
-def test_records_of_a_sweep_are_those_of_single_runs(files, tmp_path, capfd):
-    methods = ["fp16", "rtn", "gptq", "awq", "hqq", "hadamard_gptq", "gptaq"]
-    common = [*files, "group_size=16", "bits=3"]
-    assert main(["-m", *common, f"method={','.join(methods)}", f"results_dir={tmp_path / 'together'}"]) == 0
-    said = capfd.readouterr().err
-    assert "sweep of 7 runs: 0 stored, 7 to do" in said
-    assert "5 variants in 1 walk(s)" in said
-    for method in methods:
-        assert main([*common, f"method={method}", f"results_dir={tmp_path / 'alone'}"]) == 0
+def test_records_of_a_sweep_are_those_of_single_runs(runs, tmp_path, caplog):
+    sweep = ["method=fp16,rtn,gptq,awq,hqq,hadamard_gptq,gptaq", "bits=3"]
+    with caplog.at_level("INFO"):
+        run_sweep(runs(*sweep, store="together"), Session())
+    assert "sweep of 7 runs: 0 stored, 7 to do" in caplog.text
+    assert "5 variants in 1 walk(s)" in caplog.text
+    for config, label in runs(*sweep, store="alone"):
+        run(config, label, Session())
     assert records(tmp_path / "together") == records(tmp_path / "alone")
 
 
 def test_a_sweep_goes_on_where_another_stopped_and_does_equal_runs_once(files, tmp_path, capfd):
-    sweep = ["-m", *files, "group_size=16", f"results_dir={tmp_path}"]
+    sweep = ["-m", *files, f"results_dir={tmp_path}"]
     assert main([*sweep, "method=fp16,rtn", "bits=3"]) == 0
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     capfd.readouterr()
@@ -99,26 +82,21 @@ def test_a_sweep_goes_on_where_another_stopped_and_does_equal_runs_once(files, t
     assert all(path.stat().st_mtime_ns == written for path, written in first.items())
 
 
-def test_a_run_that_fails_is_kept_with_its_reason_and_the_others_of_its_walk_are_stored(files, tmp_path, capfd):
-    sweep = [*files, "group_size=16", f"results_dir={tmp_path}"]
-    impossible = ["allocation=mixed", "allocation.candidates=[3,4]", "allocation.budget=1"]
-    lines = [["method=gptq"], ["method=rtn", *impossible], ["method=awq"]]
-    runs = []
-    for line in lines:
-        config = check_command_line([*sweep, *line], multirun=False)[0]
-        runs.append((config, Label(line[0].removeprefix("method="), "", dict.fromkeys(AXES, ""))))
-    outcomes = run_sweep(runs, Session())
+def test_a_run_that_fails_is_kept_with_its_reason_and_the_others_of_its_walk_are_stored(runs, tmp_path, capfd):
+    impossible = ["method=rtn", "allocation=mixed", "allocation.candidates=[3,4]", "allocation.budget=1"]
+    sweep = [*runs("method=gptq"), *runs(*impossible), *runs("method=awq")]
+    outcomes = run_sweep(sweep, Session())
     assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, True, False]
     assert capfd.readouterr().err.count(f"error: {outcomes[1]}\n") == 1
     store = Store(tmp_path)
     assert set(store.load().method) == {"gptq", "awq"}
     (failure,) = store.failures()
-    assert (failure.method, failure.stage) == ("rtn", "quantize")
+    assert (failure.config["allocation"]["budget"], failure.stage) == (1, "quantize")
     assert failure.reason == str(outcomes[1])
     assert store.claims.owners() == []
 
 
-def test_shared_seconds_are_stated(files, tmp_path):
-    assert main(["-m", *files, "group_size=16", "method=gptq", "stats=fp", "bits=3,4", f"results_dir={tmp_path}"]) == 0
+def test_shared_seconds_are_stated(runs, tmp_path):
+    run_sweep(runs("method=gptq", "stats=fp", "bits=3,4"), Session())
     for seconds in map(json.loads, Store(tmp_path).load().seconds):
         assert 0 < seconds["quantize_shared"] < seconds["quantize"]
