@@ -1,5 +1,6 @@
 """How numbers are written: as many digits as their uncertainty supports."""
 
+import json
 import math
 
 _MOST_DECIMALS = 6
@@ -50,3 +51,8 @@ def text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def total_seconds(stages: str) -> float:
+    """Of a run, from its record's ``seconds``; what it shared with others is a part of ``quantize``."""
+    return float(sum(seconds for stage, seconds in json.loads(stages).items() if stage != "quantize_shared"))

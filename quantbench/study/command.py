@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,11 @@ def _run(study: Study, root: Path, overrides: Sequence[str], *, dry: bool) -> in
     code = 0
     for number in sorted({run.sweep for run in missing}):
         arguments = [*study.sweeps[number], *overrides, f"results_dir={_quoted(root)}"]
-        done = command(["-m", *arguments])
+        try:
+            done = command(["-m", *arguments])
+        except Exception:  # a bug that a run met; its sweep has gone on, and the other sweeps do
+            traceback.print_exc()
+            done = 1
         if done in _INTERRUPTED:
             return done
         code = max(code, done)

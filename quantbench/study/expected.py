@@ -12,6 +12,7 @@ from quantbench.determinants import determinants
 from quantbench.label import Label
 from quantbench.models.identity import ModelIdentity
 from quantbench.models.load import identify
+from quantbench.report.numbers import total_seconds
 from quantbench.store.identity import run_id
 from quantbench.study.definition import Study
 
@@ -84,7 +85,7 @@ def estimate(missing: Sequence[Expected], earlier: "pd.DataFrame | None") -> Est
         if rows is None or rows.empty:
             unknown += count
             continue
-        total += count * statistics.median(sum(json.loads(text).values()) for text in rows["seconds"])
+        total += count * statistics.median(map(total_seconds, rows["seconds"]))
         for text in rows["peak_memory"]:
             for places in json.loads(text).values():
                 for place, size in places.items():

@@ -238,3 +238,10 @@ def test_a_glob_is_expanded_over_the_presets():
     configs = check_command_line(["method=glob(*gptq)", "bits=3"], multirun=True)
     assert len(configs) >= 2
     assert all(isinstance(config.rounding, GPTQ) and config.bits == 3 for config in configs)
+
+
+def test_runs_of_a_sweep_that_would_be_saved_to_one_place_are_refused_before_the_first():
+    with pytest.raises(InputError, match=r"save=.*model: 2 runs of the sweep would be saved there.*model-\$\{bits\}"):
+        check_command_line(["save=model", "bits=4,8"], multirun=True)
+    configs = check_command_line(["save='model-${bits}'", "bits=4,8"], multirun=True)
+    assert [config.save for config in configs] == ["model-4", "model-8"]

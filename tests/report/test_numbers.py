@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from quantbench.report.numbers import decimals, fixed, rounded, size, text
+from quantbench.report.numbers import decimals, fixed, rounded, size, text, total_seconds
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,7 @@ def test_the_rounding_error_is_below_a_twentieth_of_the_half_width(half):
 def test_sizes_and_fields_are_written_as_people_read_them():
     assert [size(n) for n in (512, 1536, 3 * 2**30, 2**41)] == ["512 B", "1.5 KiB", "3.0 GiB", "2.0 TiB"]
     assert [text(v) for v in (None, True, 0.01, 64, "gptq")] == ["none", "true", "0.01", "64", "gptq"]
+
+
+def test_what_a_run_shared_with_others_is_not_counted_twice():
+    assert total_seconds('{"load": 1.5, "quantize": 4.0, "quantize_shared": 3.0}') == 5.5

@@ -10,7 +10,7 @@ import numpy as np
 
 from quantbench.errors import InputError
 from quantbench.layers import LAYER_METRICS
-from quantbench.report.numbers import decimals, fixed, rounded, text
+from quantbench.report.numbers import decimals, fixed, rounded, text, total_seconds
 from quantbench.report.selection import Query, Row, in_layers, in_windows, is_reference, select, value_of
 from quantbench.store.record import RunIdentity, columns
 
@@ -77,7 +77,7 @@ def _run(
         "fields": [[_plain(row[field]), text(row[field])] for field in fields],
         "bits_per_weight": row["bits_per_weight"],
         "megabytes": row["model_bytes"] / 1e6,
-        "seconds": sum(json.loads(row["seconds"]).values()),
+        "seconds": total_seconds(row["seconds"]),
         "values": {metrics.index((row["metric"], row["task"])): _value(row) for row in rows},
         "samples": pool.add(rows),
     }
