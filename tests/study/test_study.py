@@ -85,7 +85,7 @@ def test_rendering_without_runs_is_one_line_a_file(folder, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["smal"], "there are small"),
+        (["smal"], " small"),
         (["small", "results_dir=x"], "give --results"),
         (["small", "bitz=3"], "bitz: unknown key"),
         (["small", "+rounding._target_=os.system"], "cannot name code"),
