@@ -8,7 +8,7 @@ import pytest
 import quantbench
 
 ROOT = Path(quantbench.__file__).parent
-NEUTRAL = {"errors", "progress", "measurement", "statistics", "paths", "axes", "arguments", "layers"}
+NEUTRAL = {"processor", "errors", "progress", "measurement", "statistics", "paths", "axes", "arguments", "layers"}
 ALLOWED = {
     "formats": {"formats"},
     "kernels": {"formats", "kernels"},

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,10 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+import quantbench
 from quantbench.errors import InputError
 from quantbench.methods.stats import SiteStats
 from quantbench.models.structure import Block, Structure
 from quantbench.paths import cache_dir
+from quantbench.processor import processor_name
 
 _LOG = logging.getLogger(__name__)
 
@@ -152,14 +153,14 @@ class PrefixKeys:
 
     def __init__(self, model: Any, structure: Structure, ids: Tensor, *, batch: int, device: torch.device) -> None:
         inside = tuple(f"{block.name}." for block in structure.blocks)
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
         settings = {
             "version": _VERSION,
             "prefix": "fp",
             "model": [type(model).__name__, model.config.to_dict(), str(model.config._attn_implementation)],
             "batch": batch,
             "device": [device.type, name, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
-            "libraries": [torch.__version__, transformers.__version__],
+            "libraries": [torch.__version__, transformers.__version__, quantbench.__version__],
         }
         self._hash = xxhash.xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
         self._add("ids", ids)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from quantbench.processor import processor_name
+
 _DISTRIBUTIONS = (
     "quantbench",
     "torch",
@@ -100,13 +102,4 @@ def machine() -> dict[str, str | int]:
     """Operating system, processor, cores this process may use and bytes of memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"os": platform.platform(), "cpu": _processor(), "cores": cores, "memory": memory}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    return {"os": platform.platform(), "cpu": processor_name(), "cores": cores, "memory": memory}
