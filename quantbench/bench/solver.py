@@ -1,13 +1,12 @@
 """The GPTQ solver alone, against the textbook loop, on matrices of the shapes of one decoder block."""
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from quantbench.bench.stopwatch import seconds_of
 from quantbench.bench.textbook import textbook_gptq
 from quantbench.formats import IntFormat
 from quantbench.methods.grid import Grid
@@ -51,8 +50,8 @@ def race(repeats: int, *, bits: int = 4, group_size: int = 64) -> SolverResult:
     equal = _agreement(ours(), textbook())
     seconds: dict[str, list[float]] = {"ours": [], "textbook": []}
     for _ in range(repeats):
-        seconds["ours"].append(_timed(ours))
-        seconds["textbook"].append(_timed(textbook))
+        seconds["ours"].append(seconds_of(ours))
+        seconds["textbook"].append(seconds_of(textbook))
     return SolverResult(statistics.median(seconds["ours"]), statistics.median(seconds["textbook"]), equal)
 
 
@@ -71,9 +70,3 @@ def _agreement(ours: list[Tensor], theirs: list[Tensor]) -> float:
     if share > _DIFFERENT:
         raise RuntimeError(f"{share:.2%} of the codes differ from the textbook's: no time is worth reporting")
     return 1 - share
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

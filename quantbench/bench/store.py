@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from quantbench.arguments import ArgumentParser
+from quantbench.bench.stopwatch import seconds_of
 from quantbench.measurement import Measurement, Samples
 from quantbench.store.compaction import RUNS, SAMPLES, write_sorted
 from quantbench.store.files import write_synced
@@ -49,13 +50,13 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     large, crowded = Store(folder / "large"), folder / "crowded"
     large.check_writable()
     _write_compacted(large.root, arguments.runs)
-    seconds = {"write_loose": _timed(lambda: _write_loose(large, arguments.runs, arguments.loose))}
-    seconds["load_one_metric"] = _timed(lambda: load(large.root, metrics=["perplexity"]))
-    seconds["load_all"] = _timed(lambda: load(large.root))
-    seconds["table"] = _timed(lambda: _table(large.root))
-    seconds["compact"] = _timed(large.compact)
-    seconds["table_compacted"] = _timed(lambda: _table(large.root))
-    seconds["samples_of_a_run"] = _timed(lambda: large.samples(_run_id(0)))
+    seconds = {"write_loose": seconds_of(lambda: _write_loose(large, arguments.runs, arguments.loose))}
+    seconds["load_one_metric"] = seconds_of(lambda: load(large.root, metrics=["perplexity"]))
+    seconds["load_all"] = seconds_of(lambda: load(large.root))
+    seconds["table"] = seconds_of(lambda: _table(large.root))
+    seconds["compact"] = seconds_of(large.compact)
+    seconds["table_compacted"] = seconds_of(lambda: _table(large.root))
+    seconds["samples_of_a_run"] = seconds_of(lambda: large.samples(_run_id(0)))
     frame = load(large.root)
     sizes = {path.name: path.stat().st_size for path in sorted(large.root.glob("*.parquet"))}
     return {
@@ -67,12 +68,6 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
         "machine": machine(),
         "versions": versions(),
     }
-
-
-def _timed(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def _table(root: Path) -> None:

@@ -58,7 +58,16 @@ def _done(jobs: dict[_Key, Job], *, refused: int, session: Session) -> dict[_Key
     for job in [job for job in missing if job.key not in done]:  # other processes were at these; most are stored now
         done[job.key] = _attempt(partial(do, session=session), job)
         _report(job, done[job.key], len(done), len(jobs), None)
+    _say_what_next(done, jobs)
     return done
+
+
+def _say_what_next(done: dict[_Key, Outcome], jobs: dict[_Key, Job]) -> None:
+    """Where to look at what a sweep gave; a single run, or none that is stored, has nothing to compare."""
+    stored = [jobs[key] for key, outcome in done.items() if isinstance(outcome, Recorded)]
+    folders = dict.fromkeys(job.config.results_dir for job in stored)
+    for folder in folders if len(stored) > 1 else ():
+        _LOG.info("to compare them: python -m quantbench report %s -o report.html (or table, figure, compare)", folder)
 
 
 def _report(job: Job, outcome: Outcome, number: int, total: int, seconds: float | None) -> None:

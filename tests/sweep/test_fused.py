@@ -66,6 +66,7 @@ def test_records_of_a_sweep_are_those_of_single_runs(runs, tmp_path, caplog):
         run_sweep(runs(*sweep, store="together"), Session())
     assert "sweep of 7 runs: 0 stored, 7 to do" in caplog.text
     assert "5 variants in 1 walk(s)" in caplog.text
+    assert "to compare them: python -m quantbench report" in caplog.text
     for config, label in runs(*sweep, store="alone"):
         run(config, label, Session())
     assert records(tmp_path / "together") == records(tmp_path / "alone")
