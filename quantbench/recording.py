@@ -44,9 +44,14 @@ def _code(commit: str | None, dirty: bool | None) -> str:
 
 
 def keep_failure(job: Job, error: Exception, stages: Stages) -> Exception:
-    """Keep why a run failed; returns the error as it is to be said."""
+    """Keep why a run failed; returns the error as it is to be said.
+
+    Wrong input that is refused before anything is loaded (a text file that is not there) is no run that failed.
+    """
     forget_frames(error)  # it outlives its run in a sweep, and would keep tensors and models alive
     error = _explained(error, job.device)
+    if isinstance(error, InputError) and not stages.begun:
+        return error
     with suppress(InputError):  # a full disk must not hide why the run failed
         job.store.write_failure(failure(job, error, stages))
     return error

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+_START = "start"
+
 
 class Stages:
     """Collects seconds and peak bytes by stage; host memory always, device memory where there is CUDA."""
@@ -16,7 +18,7 @@ class Stages:
     def __init__(self, device: torch.device, *, of: "Stages | None" = None) -> None:
         """of: other stages of the same process; all know where it is."""
         self.device = device
-        self._place: list[str] = ["start"] if of is None else of._place
+        self._place: list[str] = [_START] if of is None else of._place
         self.seconds: dict[str, float] = {}
         self.peak_memory: dict[str, dict[str, int]] = {}
 
@@ -24,6 +26,11 @@ class Stages:
     def current(self) -> str:
         """The stage that was last begun."""
         return self._place[0]
+
+    @property
+    def begun(self) -> bool:
+        """Whether any stage was."""
+        return self.current != _START
 
     def followed_by(self, later: "Stages") -> "Stages":
         """What this one measured, and what another did."""

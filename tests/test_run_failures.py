@@ -59,6 +59,15 @@ def test_wrong_input_at_composition_is_no_failed_run(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_text_file_that_is_not_there_is_no_failed_run(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    missing = [*SMALL, "evaluation.corpus=no.txt", "results_dir=out"]
+    assert main([*missing, "method=rtn"]) == 2
+    assert "no text file at no.txt" in capfd.readouterr().err
+    assert main(["-m", *missing, "method=rtn,absmax"]) == 2
+    assert Store("out").failures() == []
+
+
 def test_sigterm_makes_the_current_run_missing_and_keeps_finished_ones(tmp_path):
     job = start(tmp_path, "-m", "hydra/launcher=basic", "method=rtn,gptq", "calibration.num_samples=64")
     out, deadline = tmp_path / "out", time.monotonic() + 120
