@@ -43,7 +43,7 @@ class Job:
     @property
     def quantizes(self) -> bool:
         """False for full precision."""
-        return self.config.rounding.quantizes
+        return self.config.quantizes
 
     @property
     def calibrates(self) -> bool:
@@ -60,7 +60,7 @@ class Job:
     def title(self) -> str:
         """What it is called in a line of progress."""
         config, names = self.config, [self.label.method]
-        if self.quantizes:
+        if self.config.rounding.quantizes:
             names += [f"bits={config.format.bits}", f"group_size={config.format.group_size}"]
         return " ".join(filter(None, (*names, self.label.variant)))
 

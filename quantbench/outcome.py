@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from quantbench.config.schema import RunConfig
 from quantbench.data.calibration import CalibrationSet, contamination
 from quantbench.job import Job
 from quantbench.measurement import Measurement
@@ -53,7 +54,11 @@ def run_identity(job: Job, outcome: Outcome, stages: Stages) -> RunIdentity:
         rounding=label.choices["rounding"],
         allocation=label.choices["allocation"],
         activation=label.choices["activation"],
-        bits=config.format.bits if quantizes else None,
+        kv_cache=label.choices["kv_cache"],
+        training=label.choices["training"],
+        bits=_nominal_bits(config),
+        activation_bits=config.activation.nominal_bits,
+        kv_bits=config.kv_cache.nominal_bits,
         group_size=config.format.group_size if quantizes else None,
         symmetric=not config.format.stored_zero_point if quantizes else None,
         statistics=config.stats if calibration else "none",
@@ -84,6 +89,13 @@ def run_identity(job: Job, outcome: Outcome, stages: Stages) -> RunIdentity:
     )
 
 
+def _nominal_bits(config: RunConfig) -> int | None:
+    """Bits of a weight's code; those of the weights that stay, or None where nothing is quantized at all."""
+    if config.rounding.quantizes:
+        return config.format.bits
+    return 8 * _FULL_PRECISION_BYTES if config.quantizes else None
+
+
 def failure(job: Job, error: Exception, stages: Stages) -> Failure:
     """The record of a run that failed."""
     config, label, model = job.config, job.label, job.model
@@ -96,7 +108,7 @@ def failure(job: Job, error: Exception, stages: Stages) -> Failure:
         stage=stages.current,
         method=label.method,
         variant=label.variant,
-        bits=config.format.bits if quantizes else None,
+        bits=_nominal_bits(config),
         group_size=config.format.group_size if quantizes else None,
         model=model.name,
         model_revision=model.revision,

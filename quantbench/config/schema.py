@@ -29,8 +29,10 @@ from quantbench.formats import Format
 from quantbench.methods.activation import Activation
 from quantbench.methods.allocation import Allocation
 from quantbench.methods.grid import Grid
+from quantbench.methods.kv_cache import KVCache
 from quantbench.methods.range import Range
 from quantbench.methods.rounding import Rounding
+from quantbench.methods.training import Training
 from quantbench.methods.transform import Transform
 from quantbench.methods.variant import STATISTICS, Variant
 from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, Model
@@ -68,6 +70,8 @@ class RunConfig:
     rounding: Rounding = MISSING
     allocation: Allocation = MISSING
     activation: Activation = MISSING
+    kv_cache: KVCache = MISSING
+    training: Training = MISSING
     model: Model = MISSING
     calibration: Calibration = MISSING
     evaluation: Evaluation = MISSING
@@ -82,6 +86,8 @@ class RunConfig:
             raise ValueError(f"seed={self.seed}: allowed are 0 to 2^32 - 1")
         if self.save is not None and self.evaluation.execution != "fake":
             raise ValueError(f"save={self.save}: allowed only with evaluation.execution=fake")
+        if self.save is not None and (self.activation.quantizes or self.kv_cache.quantizes):
+            raise ValueError(f"save={self.save}: allowed only with activation=none and kv_cache=none")
         if self.save_layout not in LAYOUTS:
             raise ValueError(f"save_layout={self.save_layout}: allowed are {', '.join(LAYOUTS)}")
         if self.save is not None and self.save.endswith(_FILES):
@@ -89,6 +95,11 @@ class RunConfig:
         self.variant().check()
         if self.saves_folder and self.rounding.quantizes:
             self._check_layout()
+
+    @property
+    def quantizes(self) -> bool:
+        """False for full precision: nothing is quantized, neither weights nor what is computed from them."""
+        return self.variant().quantizes
 
     @property
     def saves_folder(self) -> bool:
@@ -112,6 +123,9 @@ class RunConfig:
             transform=self.transform,
             rounding=self.rounding,
             allocation=self.allocation,
+            activation=self.activation,
+            kv_cache=self.kv_cache,
+            training=self.training,
             statistics=self.stats,
         )
 
@@ -124,6 +138,8 @@ _AXIS_PACKAGES: dict[str, tuple[str, type]] = {
     "rounding": ("quantbench.methods.rounding", Rounding),
     "allocation": ("quantbench.methods.allocation", Allocation),
     "activation": ("quantbench.methods.activation", Activation),
+    "kv_cache": ("quantbench.methods.kv_cache", KVCache),
+    "training": ("quantbench.methods.training", Training),
 }
 _OTHER_NODES: dict[str, dict[str, type]] = {
     "model": {"embedded_base": EmbeddedModel, "local_base": LocalModel, "hub_base": HubModel},

@@ -1,14 +1,17 @@
 """One point in the product of axes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from quantbench.formats import LUT, Format
+from quantbench.methods.activation import Activation, NoActivation
 from quantbench.methods.allocation.base import Allocation
 from quantbench.methods.component import Component
+from quantbench.methods.kv_cache import KVCache, NoKVCache
 from quantbench.methods.range.base import Range
 from quantbench.methods.range.kmeans import KMeans
 from quantbench.methods.rounding.base import Rounding
 from quantbench.methods.rounding.tuner import BlockTuner
+from quantbench.methods.training import NoTraining, Training
 from quantbench.methods.transform.base import Transform
 
 STATISTICS = ("propagate", "fp")
@@ -28,6 +31,9 @@ class Variant:
     rounding: Rounding
     allocation: Allocation
     statistics: str
+    activation: Activation = field(default_factory=NoActivation)
+    kv_cache: KVCache = field(default_factory=NoKVCache)
+    training: Training = field(default_factory=NoTraining)
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -36,9 +42,15 @@ class Variant:
         return tuple(value for value in values if isinstance(value, Component))
 
     @property
+    def quantizes(self) -> bool:
+        """False for full precision: nothing is quantized, neither weights nor what is computed from them."""
+        acts = (self.rounding.quantizes, self.activation.quantizes, self.kv_cache.quantizes, self.training.trains)
+        return any(acts)
+
+    @property
     def needs_statistics(self) -> bool:
         """Whether any axis looks at what flows into the linears."""
-        return self.rounding.quantizes and any(c.needs_calibration or c.needs_fisher for c in self.components)
+        return self.quantizes and any(c.needs_calibration or c.needs_fisher for c in self.components)
 
     @property
     def needs_calibration(self) -> bool:
@@ -48,12 +60,12 @@ class Variant:
     @property
     def needs_fisher(self) -> bool:
         """Whether any axis looks at squared gradients."""
-        return self.rounding.quantizes and any(c.needs_fisher for c in self.components)
+        return self.quantizes and any(c.needs_fisher for c in self.components)
 
     @property
     def needs_pairs(self) -> bool:
         """Whether any axis compares each token's inputs with those of the same token in full precision."""
-        return self.rounding.quantizes and any(c.needs_pairs for c in self.components)
+        return self.quantizes and any(c.needs_pairs for c in self.components)
 
     def check(self) -> None:
         """Refuse combinations without meaning.
@@ -61,7 +73,7 @@ class Variant:
         Raises:
             ValueError: names the setting and what is allowed, in one line.
         """
-        if self.rounding.quantizes:
+        if self.quantizes:
             if isinstance(self.format, LUT) and not isinstance(self.range, KMeans):
                 raise ValueError("format=lut has tables to learn: allowed only with range=kmeans")
             for component in self.components:

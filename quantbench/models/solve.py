@@ -96,6 +96,8 @@ class BlockSolver:
 
     def round(self, sites: Sequence[str], stats: Mapping[str, SiteStats]) -> None:
         """Round the linears of the named sites; those that share inputs and a grid are solved as one matrix."""
+        if not self.variant.rounding.quantizes:
+            return
         for site in self.block.sites:
             if site.name not in sites:
                 continue

@@ -14,7 +14,6 @@ from quantbench.report.output import emit
 from quantbench.report.selection import Query, Row, is_reference, select, value_of
 
 _WHOLE_ROW = -1
-_PLAIN_BITS = 16
 _TEXTS = ("model", "checkpoint", "method", "setting", "preset", "corpus", "protocol", "metric", "source")
 
 
@@ -81,8 +80,8 @@ def _agrees(row: Row, item: Published) -> bool:
         return item.weight_bits is None
     group = _WHOLE_ROW if row["group_size"] is None else row["group_size"]
     symmetry = {"asym": False, "sym": True}.get(item.setting.rpartition(" ")[2], row["symmetric"])
-    plain = row["activation"] == "none" and (item.activation_bits, item.kv_bits) == (_PLAIN_BITS, _PLAIN_BITS)
-    return bool(plain and (row["bits"], group, row["symmetric"]) == (item.weight_bits, item.group_size, symmetry))
+    run_time = (row["activation_bits"], row["kv_bits"]) == (item.activation_bits, item.kv_bits)
+    return bool(run_time and (row["bits"], group, row["symmetric"]) == (item.weight_bits, item.group_size, symmetry))
 
 
 def main(argv: Sequence[str]) -> int:

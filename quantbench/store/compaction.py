@@ -25,7 +25,7 @@ from quantbench.store.files import (
     temporary,
     write_synced,
 )
-from quantbench.store.record import RUN_SCHEMA, SAMPLES_SCHEMA
+from quantbench.store.record import RUN_SCHEMA, SAMPLES_SCHEMA, has_schema, with_schema
 from quantbench.store.tables import Stamp, read_run_file, rows_of, stamp, stored_ids, without
 
 _log = logging.getLogger(__name__)
@@ -162,10 +162,10 @@ def _merge(old: Path, tables: list[pa.Table], batch: list[_Loose], new: Path, sc
 def _merged(old: Path, added: pa.Table, replaced: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
     if old.is_file():
         with pq.ParquetFile(old) as file:
-            if file.schema_arrow.names != schema.names:
+            if not has_schema(file.schema_arrow.names, schema):
                 raise pa.ArrowInvalid("not a file of this store's schema")
             for number in range(file.num_row_groups):
-                piece = without(file.read_row_group(number).cast(schema), replaced)
+                piece = without(with_schema(file.read_row_group(number), schema), replaced)
                 if len(piece):
                     before = pc.sum(pc.less_equal(added["run_id"], piece["run_id"][-1])).as_py() or 0
                     yield pa.concat_tables([piece, added.slice(0, before)]).sort_by("run_id")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from quantbench.axes import YOUNG_AXES
 from quantbench.measurement import Measurement
 
 SCHEMA_VERSION = 1
@@ -51,7 +52,11 @@ class RunIdentity:
     rounding: str = _column("axis: which code each weight gets")
     allocation: str = _column("axis: where the bits go")
     activation: str = _column("axis: what is quantized at run time")
-    bits: int | None = _column("nominal bits of a code; null when nothing is quantized")
+    kv_cache: str = _column("axis: how keys and values of past tokens are stored")
+    training: str = _column("axis: whether the whole model is trained with its quantization in the loop")
+    bits: int | None = _column("nominal bits of a weight's code; 16 for weights that stay; null in full precision")
+    activation_bits: int = _column("nominal bits of a linear's input; 16 where it is not quantized")
+    kv_bits: int = _column("nominal bits of a key or value; 16 where they are not quantized")
     group_size: int | None = _column("input columns that share a scale; null is the whole row")
     symmetric: bool | None = _column("no zero-point; null when nothing is quantized")
     statistics: str = _column("what calibration saw: fp (full-precision), propagate (quantized prefix) or none")
@@ -133,6 +138,28 @@ def _fields(columns: Mapping[str, tuple[pa.DataType, bool, str]]) -> list[pa.Fie
 
 RUN_SCHEMA = pa.schema(_identity_fields() + _fields(_MEASUREMENT_COLUMNS))
 SAMPLES_SCHEMA = pa.schema(_fields(_SAMPLE_COLUMNS))
+
+
+# Columns that are younger than many files, and what a file without them means.
+_YOUNG_COLUMNS: Mapping[str, str | int] = {**YOUNG_AXES, "activation_bits": 16, "kv_bits": 16}
+
+
+def has_schema(names: Sequence[str], schema: pa.Schema) -> bool:
+    """Whether a file with these columns holds a table of the schema, perhaps of before its youngest columns."""
+    return [name for name in schema.names if name in names or name not in _YOUNG_COLUMNS] == list(names)
+
+
+def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table under the schema, the youngest columns added where it lacks them.
+
+    Raises:
+        pyarrow.ArrowException, ValueError: it has other columns, or values that do not fit.
+    """
+    for place, column in enumerate(schema):
+        if column.name in _YOUNG_COLUMNS and column.name not in table.column_names:
+            values = pa.repeat(pa.scalar(_YOUNG_COLUMNS[column.name], column.type), len(table))
+            table = table.add_column(place, column, values)
+    return table.cast(schema)
 
 
 def columns() -> dict[str, str]:

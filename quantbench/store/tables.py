@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quantbench.store.files import one_line
-from quantbench.store.record import RUN_SCHEMA, SAMPLES_SCHEMA, SCHEMA_VERSION
+from quantbench.store.record import RUN_SCHEMA, SAMPLES_SCHEMA, SCHEMA_VERSION, has_schema, with_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,12 +43,12 @@ def read_run_file(path: Path, metrics: Collection[str] = ()) -> tuple[pa.Table |
             names = file.schema_arrow.names
             if names == SAMPLES_SCHEMA.names:
                 return None, ""
-            if names != RUN_SCHEMA.names:
+            if not has_schema(names, RUN_SCHEMA):
                 return None, _FOREIGN
             table = _read_rows(path, file, metrics)
         if len(table) and pc.unique(table["schema_version"]).to_pylist() != [SCHEMA_VERSION]:
             return None, _FOREIGN
-        return table.cast(RUN_SCHEMA), ""
+        return with_schema(table, RUN_SCHEMA), ""
     except FileNotFoundError:
         return None, ""
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -90,7 +90,7 @@ def rows_of(path: Path, run_id: str, schema: pa.Schema) -> pa.Table:
     Raises:
         OSError, pyarrow.ArrowException: the file is missing, damaged or of another schema.
     """
-    return pq.read_table(path, schema=schema, filters=[("run_id", "=", run_id)])
+    return with_schema(pq.read_table(path, filters=[("run_id", "=", run_id)]), schema)
 
 
 def without(table: pa.Table, ids: Collection[str]) -> pa.Table:

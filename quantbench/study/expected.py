@@ -45,7 +45,7 @@ class Expected:
     @property
     def calibration(self) -> str | None:
         """Equal for runs that share calibration tokens; None for a run that needs none."""
-        if not self.config.rounding.quantizes or not self.config.variant().needs_calibration:
+        if not self.config.variant().needs_calibration:
             return None
         return self.basis + json.dumps([asdict(self.config.calibration), self.config.seed], sort_keys=True)
 

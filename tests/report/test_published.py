@@ -49,7 +49,7 @@ def test_the_same_setting_finds_its_number(tmp_path):
         {"protocol": "gptq-4096"},
         {"corpus": "wikitext103"},
         {"model": "meta-llama/Llama-2-13b-hf"},
-        {"activation": "per_token"},
+        {"activation_bits": 8},
         {"method": "hqq"},
         {"config": json.dumps({"evaluation": {"max_windows": 10}})},
     ],

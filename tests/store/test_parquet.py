@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from quantbench.errors import InputError
@@ -206,3 +207,14 @@ def test_a_results_folder_without_runs_is_an_input_error(tmp_path, made):
         folder.mkdir()
     with pytest.raises(InputError, match="results"):
         load(folder)
+
+
+def test_a_file_from_before_the_youngest_columns_reads_as_what_it_meant(tmp_path):
+    store = Store(tmp_path)
+    store.write(records.identity(), [records.perplexity(9.0)])
+    path = store.paths("a1").run
+    young = ["kv_cache", "training", "activation_bits", "kv_bits"]
+    pq.write_table(pq.read_table(path).drop_columns(young), path)
+    assert store.read("a1")[0] == records.identity()
+    assert store.compact() == 1
+    assert store.read("a1")[0] == records.identity()

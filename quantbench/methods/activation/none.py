@@ -8,3 +8,11 @@ from quantbench.methods.activation.base import Activation
 @dataclass
 class NoActivation(Activation):
     """Weight-only: activations stay in the model's dtype (A16)."""
+
+    @property
+    def quantizes(self) -> bool:
+        return False
+
+    @property
+    def nominal_bits(self) -> int:
+        return 16

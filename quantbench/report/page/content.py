@@ -25,12 +25,14 @@ _JSON = ("versions", "seconds", "peak_memory", "notes")
 # In the order of the table; those on which all runs agree are said once, above it.
 _FIELDS = (
     *("model", "method", "variant", "format", "bits", "group_size", "symmetric", "transform", "rounding", "range"),
-    *("allocation", "activation", "statistics", "calibration", "num_samples", "seqlen", "seed", "protocol", "corpus"),
+    *("allocation", "activation", "activation_bits", "kv_cache", "kv_bits", "training"),
+    *("statistics", "calibration", "num_samples", "seqlen", "seed", "protocol", "corpus"),
     *("dtype", "device"),
 )
 _ALWAYS = ("method", "bits")
 _FOLDED = (
-    *("symmetric", "range", "allocation", "activation", "statistics", "calibration", "num_samples", "seqlen"),
+    *("symmetric", "range", "allocation", "activation", "activation_bits", "kv_cache", "kv_bits", "training"),
+    *("statistics", "calibration", "num_samples", "seqlen"),
     *("corpus", "device"),
 )
 
