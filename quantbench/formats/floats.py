@@ -94,11 +94,13 @@ class NVFP4(BlockFP4):
     """NVFP4: blocks of 16 whose scale is an e4m3 number times one fp32 number for the matrix.
 
     The matrix's scale maps the largest block scale to 448, the largest e4m3 number: max|W| / (6 * 448) when nothing is
-    clipped. A block that is not all zero gets at least the smallest e4m3 number.
+    clipped. A block that is not all zero gets at least the smallest e4m3 number. row_scale: one fp32 number for each
+    row instead, which is what fits inputs that are quantized token by token.
     """
 
     name: ClassVar[str] = "nvfp4"
     group_size: int | None = 16
+    row_scale: bool = False
 
     @property
     def block(self) -> int:
@@ -110,11 +112,12 @@ class NVFP4(BlockFP4):
 
     @property
     def rows_independent(self) -> bool:
-        return False
+        return self.row_scale
 
     def settle(self, params: GroupParams) -> Settled:
         e4m3 = code_table("e4m3", params.scale.device)
-        tensor_scale = (params.scale.max() / e4m3.top).clamp(min=_LEAST_TENSOR_SCALE).view(1)
+        largest = params.scale.amax(1, keepdim=True) if self.row_scale else params.scale.max().view(1)
+        tensor_scale = (largest / e4m3.top).clamp(min=_LEAST_TENSOR_SCALE)
         codes = e4m3.nearest(params.scale / tensor_scale)
         codes = torch.where(params.scale > 0, codes.clamp(min=1), 0)  # code 1 is the smallest positive number
         levels = {"scale": codes.to(torch.uint8).view(torch.float8_e4m3fn), "tensor_scale": tensor_scale}

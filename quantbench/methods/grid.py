@@ -51,7 +51,7 @@ class Grid:
 
     def nearest(self, weight: Tensor, curvature: Curvature | None) -> QuantizedWeight:
         """Round-to-nearest of a matrix [rows, in]."""
-        if isinstance(self.format, IntFormat) and isinstance(self.range, MinMax) and not self.format.per_tensor:
+        if isinstance(self.format, IntFormat) and self.range == MinMax() and not self.format.per_tensor:
             return QuantizedWeight(self.format, *rtn.quantize(weight, self.format))
         return self.encode(weight, self.fit_groups(weight, curvature))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from quantbench.errors import forget_frames
 from quantbench.formats import QuantizedWeight
 from quantbench.layers import LayerError
+from quantbench.methods.activation import InputQuantizer
 from quantbench.methods.variant import Variant
 from quantbench.models.capture import BlockInputs
 
@@ -19,12 +20,13 @@ from quantbench.models.capture import BlockInputs
 class VariantResult:
     """What quantizing changed: quantized linears and rescaled parameters by their names in the model, and notes.
 
-    layers: the error of each quantized linear, by the same names; seconds: of the walk, spent on this variant alone;
+    inputs: what quantizes the inputs of linears at run time, by their names, quantized or not; layers: the error of each quantized linear, by the same names; seconds: of the walk, spent on this variant alone;
     shared_seconds: spent on what it has in common with others and would have cost it as much alone.
     """
 
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, InputQuantizer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     layers: dict[str, LayerError] = field(default_factory=dict)
     seconds: float = 0.0

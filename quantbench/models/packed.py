@@ -10,7 +10,8 @@ from quantbench.formats import Format, IntBilevel, IntFormat, QuantizedWeight
 from quantbench.formats.scaled import ScaledTable
 from quantbench.kernels.layout import PLANES, DeviceWeight, pack_words, packable
 from quantbench.kernels.linear import dequantize, packed_linear
-from quantbench.models.linear import QuantLinear
+from quantbench.methods.activation import InputQuantizer
+from quantbench.models.linear import QuantLinear, read
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -81,15 +82,17 @@ def _narrowed(values: Tensor) -> Tensor:
 class PackedLinear(nn.Module):
     """y = x W^T + b with W packed in memory, for the layer that ``quantized`` takes the place of.
 
-    ``quantized`` stays on the host: it is what is counted and exported.
+    ``quantized`` stays on the host: it is what is counted and exported. inputs: what fake-quantizes x before.
     """
 
     order: Tensor | None
     scale: Tensor
 
-    def __init__(self, quantized: QuantizedWeight, bias: Tensor | None) -> None:
+    def __init__(
+        self, quantized: QuantizedWeight, bias: Tensor | None, *, inputs: InputQuantizer | None = None
+    ) -> None:
         super().__init__()
-        self.quantized = quantized
+        self.quantized, self.inputs = quantized, inputs
         self.out_features, self.in_features = quantized.shape
         self._weight, order = device_weight(quantized)
         for name, tensor in self._weight.tensors.items():
@@ -104,6 +107,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
+        x = read(x, self.inputs)
         if self.order is not None:
             x = x.index_select(-1, self.order)
         y = packed_linear(x, self.weight_on_device)
@@ -114,7 +118,9 @@ class PackedLinear(nn.Module):
         return f"{shape}, format={self.quantized.format}, packed"
 
 
-def quantized_linear(weight: QuantizedWeight, linear: nn.Linear, *, execution: str, name: str) -> nn.Module:
+def quantized_linear(
+    weight: QuantizedWeight, linear: nn.Linear, *, execution: str, name: str, inputs: InputQuantizer | None = None
+) -> nn.Module:
     """The quantized layer in the place of ``linear``, on its device; execution: ``fake`` or ``packed``.
 
     Raises:
@@ -122,9 +128,9 @@ def quantized_linear(weight: QuantizedWeight, linear: nn.Linear, *, execution: s
     """
     device = linear.weight.device
     if execution == "fake":
-        return QuantLinear(weight.to(device), linear.bias, dtype=linear.weight.dtype)
+        return QuantLinear(weight.to(device), linear.bias, dtype=linear.weight.dtype, inputs=inputs)
     try:
-        return PackedLinear(weight, linear.bias).to(device)
+        return PackedLinear(weight, linear.bias, inputs=inputs).to(device)
     except ValueError as error:
         raise QuantizationError(f"{name}: {error}") from error
 

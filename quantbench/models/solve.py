@@ -22,7 +22,7 @@ from quantbench.methods.transform.base import SiteProblem, SiteScaling
 from quantbench.models.capture import Capture
 from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
 from quantbench.models.layer_error import layer_error
-from quantbench.models.linear import QuantLinear, linear_at
+from quantbench.models.linear import InputQuantLinear, QuantLinear, linear_at
 from quantbench.models.module_error import ModuleError
 from quantbench.models.packed import quantized_linear
 from quantbench.models.structure import Block, Site
@@ -93,6 +93,15 @@ class BlockSolver:
             if site.fold is not None and site.name in self.stats:
                 groups.setdefault(site.fold.sites, []).append(site)
         return [sites for sites in groups.values() if any(self._quantized(site) for site in sites)]
+
+    def quantize_inputs(self) -> None:
+        """Let every linear quantize what it reads, as it will at run time, before weights are rounded for that."""
+        for site in self.block.sites:
+            for name in site.linears:
+                quantizer = self.variant.activation.quantizer(self._full_name(name), site.role)
+                if quantizer is not None:
+                    self.result.inputs[self._full_name(name)] = quantizer
+                    _replace(self.module, name, InputQuantLinear(self._linear(name), quantizer))
 
     def round(self, sites: Sequence[str], stats: Mapping[str, SiteStats]) -> None:
         """Round the linears of the named sites; those that share inputs and a grid are solved as one matrix."""
@@ -193,7 +202,9 @@ class BlockSolver:
         """
         self.result.layers[self._full_name(name)] = layer_error(full, weight, stats)
         linear = self._linear(name)
-        _replace(self.module, name, QuantLinear(weight, linear.bias, dtype=linear.weight.dtype).to(self.device))
+        inputs = self.result.inputs.get(self._full_name(name))
+        quantized = QuantLinear(weight, linear.bias, dtype=linear.weight.dtype, inputs=inputs)
+        _replace(self.module, name, quantized.to(self.device))
         self.result.weights[self._full_name(name)] = weight.to("cpu")
 
     def _keep(self, weights: list[Tensor], grid: Grid, stats: SiteStats | None) -> Kept:
@@ -283,18 +294,20 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "fake") -> Callable[[], None]:
-    """Put a variant into ``model``: quantized linears and changed parameters. Returns what undoes it.
+    """Put a variant into ``model``: quantized linears, quantized inputs, changed parameters. Returns what undoes it.
 
     execution: ``fake`` multiplies with dequantized weights, ``packed`` with codes as they are stored.
 
     Raises:
         QuantizationError: a weight has no packed execution; the model is as it was.
     """
-    modules = {name: linear_at(model, name) for name in result.weights}
-    replacements = {
-        name: quantized_linear(weight, modules[name], execution=execution, name=name)
-        for name, weight in result.weights.items()
+    modules = {name: linear_at(model, name) for name in result.weights.keys() | result.inputs.keys()}
+    replacements: dict[str, nn.Module] = {
+        name: InputQuantLinear(modules[name], inputs) for name, inputs in result.inputs.items()
     }
+    for name, weight in result.weights.items():
+        inputs = result.inputs.get(name)
+        replacements[name] = quantized_linear(weight, modules[name], execution=execution, name=name, inputs=inputs)
     parameters: list[tuple[nn.Parameter, Tensor]] = []
     for name, replacement in replacements.items():
         _replace(model, name, replacement)

@@ -202,6 +202,7 @@ class _Walk:
         fisher = self.fisher if variant.needs_fisher else None
         solver = BlockSolver(block, module, variant, capture, branch.result, device, fisher=fisher)
         solver.transform()
+        solver.quantize_inputs()
         if isinstance(variant.rounding, BlockTuner):
             assert twin is not None
             solver.tune(_tuning_data(block, variant.rounding, twin, inputs or twin.inputs, outputs, device))

@@ -1,9 +1,23 @@
 """The contract of the activation axis."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from quantbench.formats import FP8, MXFP4, NVFP4, Codebook, Format, IntFormat
 from quantbench.methods.component import Component
+from quantbench.methods.patterns import matches
+
+NUMBERS = ("int", "e4m3", "e5m2", "e2m1", "mxfp4", "nvfp4")
+
+
+class InputQuantizer(ABC):
+    """Fake quantization of what one linear reads; holds no tensor of a device."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., tokens, in] -> the values that its codes stand for, same shape and dtype."""
 
 
 @dataclass
@@ -19,3 +33,55 @@ class Activation(Component, ABC):
     @abstractmethod
     def nominal_bits(self) -> int:
         """Bits of a code; 16 where nothing is quantized."""
+
+    @abstractmethod
+    def quantizer(self, name: str, role: str) -> InputQuantizer | None:
+        """What quantizes the inputs of the linear of this dotted name at a site of this role; None to leave them."""
+
+
+@dataclass
+class QuantizedInputs(Activation, ABC):
+    """Inputs as codes of one number format.
+
+    number: ``int`` (of 2 to 8 ``bits``), ``e4m3``, ``e5m2`` (8 bits), ``e2m1``, ``mxfp4``, ``nvfp4`` (4 bits).
+    symmetric: integers without a zero-point, from -(2^(bits-1) - 1) on. group_size: neighbouring channels of a token
+    that share a scale (ZeroQuant, arXiv 2206.01861, shares it over the token); null: all. Run-time scales are fp32.
+    skip: patterns (shell wildcards) of linears whose inputs stay, matched against the dotted name, its last part, and
+    the role of the site: attention_in, attention_out, mlp_in, mlp_out.
+    """
+
+    bits: int = 8
+    number: str = "int"
+    symmetric: bool = True
+    group_size: int | None = None
+    skip: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.number not in NUMBERS:
+            raise ValueError(f"activation.number={self.number}: allowed are {', '.join(NUMBERS)}")
+        try:
+            self.format()
+        except ValueError as error:
+            raise ValueError(f"activation.{error}") from error
+
+    def format(self) -> Format:
+        """The number format, in which a row is what shares a scale."""
+        bits, group = self.bits, self.group_size
+        if self.number == "int":
+            symmetric = self.symmetric
+            return IntFormat(bits, group, symmetric=symmetric, narrow_range=symmetric, scale_dtype="float32")
+        if self.number == "e2m1":
+            return Codebook(bits, group, code="e2m1")
+        if self.number == "mxfp4":
+            return MXFP4(bits, group or 32)
+        if self.number == "nvfp4":
+            return NVFP4(bits, group or 16, row_scale=True)
+        return FP8(bits, group, element=self.number)
+
+    @property
+    def nominal_bits(self) -> int:
+        return self.bits
+
+    def acts_on(self, name: str, role: str) -> bool:
+        """Whether the inputs of the linear of this dotted name are quantized."""
+        return not matches(self.skip, name, role)

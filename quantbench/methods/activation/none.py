@@ -16,3 +16,6 @@ class NoActivation(Activation):
     @property
     def nominal_bits(self) -> int:
         return 16
+
+    def quantizer(self, name: str, role: str) -> None:
+        return None

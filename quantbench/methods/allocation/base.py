@@ -1,7 +1,6 @@
 """The contract of the allocation axis."""
 
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from quantbench.formats import Format
 from quantbench.methods.component import Component
 from quantbench.methods.grid import Grid
+from quantbench.methods.patterns import matches
 from quantbench.methods.stats import SiteStats
 
 
@@ -31,7 +31,7 @@ class Allocation(Component):
 
     def quantizes(self, name: str) -> bool:
         """Whether the linear of this dotted name is quantized."""
-        return not any(fnmatch(name, p) or fnmatch(name.rsplit(".", 1)[-1], p) for p in self.skip)
+        return not matches(self.skip, name)
 
     def format_of(self, name: str, format: Format) -> Format:
         """The format of the linear of this dotted name, given the run's."""

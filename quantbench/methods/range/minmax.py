@@ -1,4 +1,4 @@
-"""Min-max range: nothing is clipped."""
+"""Min-max range: nothing is clipped, or the same share everywhere."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,17 @@ from quantbench.methods.range.base import Range, weight_range
 
 @dataclass
 class MinMax(Range):
-    """The smallest interval that holds every weight of the group and zero (absmax when the format is symmetric)."""
+    """The smallest interval that holds every weight of the group and zero (absmax when the format is symmetric).
+
+    clip: by what its ends are multiplied.
+    """
+
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip <= 1:
+            raise ValueError(f"range.clip={self.clip}: allowed are values above 0 and up to 1")
 
     def fit(self, weight: Tensor, format: Format, curvature: Curvature | None) -> GroupParams:
-        return format.params(*weight_range(weight))
+        low, high = weight_range(weight)
+        return format.params(low * self.clip, high * self.clip)
