@@ -88,6 +88,8 @@ class RunConfig:
             raise ValueError(f"save={self.save}: allowed only with evaluation.execution=fake")
         if self.save is not None and (self.activation.quantizes or self.kv_cache.quantizes):
             raise ValueError(f"save={self.save}: allowed only with activation=none and kv_cache=none")
+        if self.save is not None and self.transform.runs_online:
+            raise ValueError(f"save={self.save}: allowed only with a transform that is all in the weights, none online")
         if self.save_layout not in LAYOUTS:
             raise ValueError(f"save_layout={self.save_layout}: allowed are {', '.join(LAYOUTS)}")
         if self.save is not None and self.save.endswith(_FILES):

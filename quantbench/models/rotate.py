@@ -1,4 +1,4 @@
-"""Rotating the residual stream and the heads of a whole model, with everything folded into its weights.
+"""Rotating the residual stream and the heads of a whole model, folded into its weights but for what runs online.
 
 A norm without a gain commutes with a rotation: norm(h Q) = norm(h) Q for an orthogonal Q. So once the gains sit in the
 linears behind the norms, whatever writes to the stream can write h Q and whatever reads it can undo Q (SliceGPT, arXiv
@@ -17,31 +17,16 @@ from torch import Tensor, nn
 
 from quantbench.errors import InputError
 from quantbench.methods.transform.rotation import ChannelRotation, Rotation
+from quantbench.models.basis import Basis, columns, draw_basis, find_values
 from quantbench.models.capture import split_hidden
 from quantbench.models.folds import Fold, is_norm, norm_offset
+from quantbench.models.online import rotate_input_
 from quantbench.models.structure import Block, Structure
 from quantbench.models.trace import TOKENS, Call, block_call, first_tensor, in_float32
 
 _BLOCK_TOLERANCE = 1e-4  # of the largest output of a block, in float32
 # Of the spread of a token's logits. In 16 bits everything is rounded differently; a wrong rewrite gives about 1.
 _LOGITS_TOLERANCE, _LOGITS_TOLERANCE_16 = 1e-3, 0.2
-
-
-@dataclass(frozen=True)
-class _Basis:
-    """What channels are multiplied with.
-
-    stream: Q, for what reads the residual stream; centred: whether the norms take the mean out, which what writes to
-    it then does before; head: of the values of every head, or None.
-    """
-
-    stream: ChannelRotation
-    head: ChannelRotation | None
-    centred: bool
-
-    def written(self, x: Tensor) -> Tensor:
-        """What is added to the stream [..., width], in the new basis."""
-        return self.stream(x - x.mean(-1, keepdim=True) if self.centred else x)
 
 
 @dataclass(frozen=True)
@@ -84,7 +69,7 @@ def rotate_(model: nn.Module, structure: Structure, rotation: Rotation) -> list[
     return _notes(rotation, basis, structure, tied=tied)
 
 
-def _prepare(model: nn.Module, structure: Structure, rotation: Rotation) -> tuple[_Ends, _Basis]:
+def _prepare(model: nn.Module, structure: Structure, rotation: Rotation) -> tuple[_Ends, Basis]:
     """What to rotate and with what, once a copy of one block of each kind has shown that it works."""
     width = model.config.get_text_config().hidden_size  # type: ignore[operator, union-attr]
     ends = _find_ends(model, structure, width)
@@ -92,22 +77,13 @@ def _prepare(model: nn.Module, structure: Structure, rotation: Rotation) -> tupl
     norms += [b.module.get_submodule(fold.producer) for b in structure.blocks for fold in _readers(b, width)]
     centre = any(isinstance(norm, nn.LayerNorm) for norm in norms)
     try:
-        basis = _draw(rotation, width, structure.head_dim, centre=centre, device=ends.head.weight.device)
+        basis = draw_basis(rotation, structure, width, centred=centre, device=ends.head.weight.device)
     except ValueError as error:
         raise InputError(f"{type(model).__name__}: {error}") from error
     call = block_call(model, structure.blocks[0].module)
     for block in {id(block.sites): block for block in reversed(structure.blocks)}.values():
         _check_block(model, block, call, basis)
     return ends, basis
-
-
-def _draw(rotation: Rotation, width: int, head_dim: int, *, centre: bool, device: torch.device) -> _Basis:
-    generator = torch.Generator().manual_seed(rotation.seed)
-    stream = rotation.rotation(width, rotation.block(width), generator, device)
-    head = None
-    if rotation.heads:
-        head = rotation.rotation(head_dim, rotation.largest_block(head_dim), generator, device)
-    return _Basis(stream, head, centre)
 
 
 def _find_ends(model: nn.Module, structure: Structure, width: int) -> _Ends:
@@ -131,24 +107,13 @@ def _readers(block: Block, width: int) -> list[Fold]:
     """One fold for each norm that reads the stream; the norm of what an attention or MLP is about to write does not."""
     found: dict[str, Fold] = {}
     for site in block.sites:
-        columns = block.module.get_submodule(site.linears[0]).in_features
         norm_fed = site.fold is not None and site.fold.norm_offset is not None
-        if site.fold is not None and norm_fed and columns == width and not site.role.endswith("_out"):
+        if site.fold is not None and norm_fed and columns(block, site) == width and not site.role.endswith("_out"):
             found[site.fold.producer] = site.fold
     return list(found.values())
 
 
-def _values(block: Block, head_dim: int) -> Fold | None:
-    """How the value projection feeds the output projection, head by head."""
-    for site in block.sites:
-        if site.role == "attention_out" and site.fold is not None and site.fold.rows is not None:
-            rows = site.fold.rows
-            if len(rows) % head_dim == 0 and rows.view(-1, head_dim).unique(dim=0).numel() == rows.unique().numel():
-                return site.fold
-    return None
-
-
-def _check_block(model: nn.Module, block: Block, call: Call, basis: _Basis) -> None:
+def _check_block(model: nn.Module, block: Block, call: Call, basis: Basis) -> None:
     """Rotate a float32 copy of the block and compare: f'(h Q) must be f(h) Q."""
     module, call = in_float32(block.module, call)
     hidden, (args, kwargs) = split_hidden(call.args, call.kwargs)
@@ -174,7 +139,7 @@ def _refusal(model: nn.Module, reason: str) -> InputError:
     )
 
 
-def _rotate_block_(module: nn.Module, block: Block, basis: _Basis) -> None:
+def _rotate_block_(module: nn.Module, block: Block, basis: Basis) -> None:
     """Rotate ``module``, which is the block's or a copy of it."""
     with _in_float64(module):
         reading: set[str] = set()
@@ -189,8 +154,12 @@ def _rotate_block_(module: nn.Module, block: Block, basis: _Basis) -> None:
                 linear.weight.copy_(basis.written(linear.weight.T).T)
                 if linear.bias is not None:
                     linear.bias.copy_(basis.written(linear.bias))
-        if basis.head is not None and (values := _values(block, basis.head.size)) is not None:
-            _rotate_heads_(module, values, basis.head)
+        head = basis.heads[block.index]
+        if head is not None and (values := find_values(block, head.size)) is not None:
+            _rotate_heads_(module, values, head)
+        for site, rotation in basis.inputs_of(block):
+            for name in site.linears:
+                rotate_input_(module.get_submodule(name), rotation)
 
 
 def _rotate_heads_(module: nn.Module, values: Fold, head: ChannelRotation) -> None:
@@ -206,7 +175,7 @@ def _rotate_heads_(module: nn.Module, values: Fold, head: ChannelRotation) -> No
         weight.copy_(head(weight.view(len(weight), -1, head.size)).view_as(weight))
 
 
-def _rotate_ends_(model: nn.Module, ends: _Ends, basis: _Basis) -> None:
+def _rotate_ends_(model: nn.Module, ends: _Ends, basis: Basis) -> None:
     if ends.head.weight is ends.embeddings[0].weight:
         ends.head.weight = nn.Parameter(ends.head.weight.clone(), requires_grad=False)
         model.config.get_text_config().tie_word_embeddings = False  # type: ignore[operator, union-attr]
@@ -277,17 +246,18 @@ def _typical_change(logits: Tensor, before: Tensor) -> float:
     return float(change.median())
 
 
-def _notes(rotation: Rotation, basis: _Basis, structure: Structure, *, tied: bool) -> list[str]:
+def _notes(rotation: Rotation, basis: Basis, structure: Structure, *, tied: bool) -> list[str]:
     name, width = type(rotation).__name__, basis.stream.size
     block_size = rotation.block(width)
     whole = "" if block_size == width else f" in blocks of {block_size}"
     notes = [f"{name} (seed {rotation.seed}): residual stream of {width} channels rotated{whole}, norms folded"]
     if basis.centred:
         notes.append("LayerNorms became RMSNorms of a centred residual stream")
-    if basis.head is not None:
-        missing = sum(_values(block, basis.head.size) is None for block in structure.blocks)
+    if rotation.heads:
+        missing = sum(head is None for head in basis.heads)
         left = f", but for {missing} blocks, whose value projection was not found" if missing else ""
-        notes.append(f"values rotated in heads of {basis.head.size}{left}")
+        notes.append(f"values rotated in heads of {structure.head_dim}{left}")
+    notes += [f"online before {role}: {module.extra_repr()}" for (role, _), module in basis.online.items()]
     if tied:
         notes.append("the output embedding no longer shares the input embedding's matrix, and is counted")
     return notes

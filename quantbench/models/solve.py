@@ -24,6 +24,7 @@ from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
 from quantbench.models.layer_error import layer_error
 from quantbench.models.linear import InputQuantLinear, QuantLinear, linear_at
 from quantbench.models.module_error import ModuleError
+from quantbench.models.online import carry_rotation_
 from quantbench.models.packed import quantized_linear
 from quantbench.models.structure import Block, Site
 from quantbench.models.tune import TunedBlock, TuningData, tune
@@ -289,8 +290,8 @@ def _is_tied(fold: Fold) -> bool:
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(root.get_submodule(parent), last, module)
+    carry_rotation_(root.get_submodule(name), module)
+    root.set_submodule(name, module)
 
 
 def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "fake") -> Callable[[], None]:

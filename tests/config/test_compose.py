@@ -109,6 +109,10 @@ def test_the_runs_seed_is_the_rotations_unless_it_has_its_own():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["transform=hadamard", "transform.online=true", "save=x"],
+            "save=x: allowed only with a transform that is all",
+        ),
         (["format=nf4", "bits=3"], "bits=3: nf4 stores 4 bits; allowed is 4"),
         (["method=fp8", "bits=4"], "bits=4: fp8 stores 8 bits; allowed is 8"),
         (["method=ternary", "bits=4"], "bits=4: ternary stores 1.6 bits, 2 unpacked; allowed is 2"),

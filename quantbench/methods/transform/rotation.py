@@ -1,7 +1,8 @@
 """Rotations of the residual stream and of the heads, whose weights then have no outlier channels."""
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -13,43 +14,63 @@ from quantbench.methods.transform.hadamard_matrix import hadamard_factors, hadam
 
 @dataclass(frozen=True)
 class ChannelRotation:
-    """Channels h become h Q for an orthogonal Q [size, size]: ``dense``, or diag(signs) H / sqrt(block) in each block.
+    """Channels h become h Q for an orthogonal Q [size, size].
 
-    H is Sylvester's matrix, whose product is a fast transform.
+    Q is ``dense``, or in each block of so many channels diag(signs) (H kron core): H is Sylvester's matrix, whose
+    product is a fast transform, and core [m, m] what the block's order has beside a power of two, both orthogonal.
+    None stands for ones. stride: only channels so far apart are mixed, such as those of equal place in every head, by
+    a Q [size / stride, size / stride].
     """
 
     size: int
     dense: Tensor | None = None
     signs: Tensor | None = None
+    core: Tensor | None = None
     block: int = 1
+    stride: int = 1
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., size] times Q, in the dtype of x."""
+        if self.stride > 1:
+            apart = x.unflatten(-1, (-1, self.stride)).transpose(-1, -2)
+            return self._rotated(apart).transpose(-1, -2).flatten(-2)
+        return self._rotated(x)
+
+    def _rotated(self, x: Tensor) -> Tensor:
         if self.dense is not None:
             return x @ self.dense.to(x)
-        assert self.signs is not None
-        return transform(x * self.signs.to(x), self.block)
+        x = x if self.signs is None else x * self.signs.to(x)
+        if self.core is None:
+            return transform(x, self.block)
+        order = len(self.core)
+        mixed = (x.unflatten(-1, (-1, order)) @ self.core.to(x)).unflatten(-2, (-1, self.block // order))
+        return transform(mixed.transpose(-1, -2), self.block // order).transpose(-1, -2).reshape(x.shape)
 
 
 @dataclass
 class Rotation(Transform, ABC):
     """An orthogonal change of basis, folded into the weights of the whole model before its blocks are quantized.
 
-    Weight-only: what a model computes online (QuaRot's Hadamard before down_proj) is not rotated. block_size: the
-    residual stream is rotated in blocks of so many channels (MR-GPTQ, arXiv 2509.23202, uses 16 to 128); null: in one,
-    or in the largest that can be built. heads: rotate the values within each head too, undone in the output projection
-    (QuaRot, arXiv 2404.00456, stage 1c without its part across heads). seed: of the random signs or matrices.
+    block_size: channels are rotated in blocks of so many; null: all in one block, or in the largest that can be built.
+    heads: rotate the values within each head too, undone in the output projection. seed: of the random signs or
+    matrices. online: also rotate, while the model runs, what no weight before it can: the inputs of each MLP's last
+    linear, and those of the attention's, across its heads (QuaRot, arXiv 2404.00456, stages 1b and 1c).
     """
 
     block_size: int | None = None
     heads: bool = True
     seed: int = 0
+    online: bool = False
 
     def __post_init__(self) -> None:
         if self.block_size is not None and self.block_size < 2:
             raise ValueError(f"transform.block_size={self.block_size}: allowed is an integer from 2 or null")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"transform.seed={self.seed}: allowed are 0 to 2^32 - 1")
+
+    @property
+    def runs_online(self) -> bool:
+        return self.online
 
     def block(self, size: int) -> int:
         """How many of ``size`` channels are rotated together.
@@ -66,6 +87,10 @@ class Rotation(Transform, ABC):
     def rotation(self, size: int, block: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
         """The change of basis of ``size`` channels in blocks."""
         return ChannelRotation(size, dense=self.matrix(size, block, generator).to(device))
+
+    def online_rotation(self, size: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
+        """The change of basis of ``size`` channels that is computed while the model runs."""
+        return self.rotation(size, self.block(size), generator, device)
 
     def matrix(self, size: int, block: int, generator: Generator) -> Tensor:
         """Block-diagonal orthogonal matrix Q [size, size], float64; channels h become h Q."""
@@ -99,10 +124,11 @@ class Hadamard(Rotation):
         return max(d for d in range(1, size + 1) if size % d == 0 and hadamard_factors(d) is not None)
 
     def rotation(self, size: int, block: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
-        if block & (block - 1):
-            return super().rotation(size, block, generator, device)
         signs = torch.cat([self._signs(block, generator) for _ in range(size // block)])
-        return ChannelRotation(size, signs=signs.to(device), block=block)
+        return replace(_hadamard(size, block, device), signs=signs.to(device))
+
+    def online_rotation(self, size: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
+        return _hadamard(size, self.block(size), device)  # as the authors have it, without signs
 
     def orthogonal(self, size: int, generator: Generator) -> Tensor:
         return self._signs(size, generator)[:, None] * hadamard_matrix(size) / size**0.5
@@ -111,6 +137,13 @@ class Hadamard(Rotation):
         if not self.random_signs:
             return torch.ones(size, dtype=torch.float64)
         return (2 * torch.randint(0, 2, (size,), generator=generator) - 1).double()
+
+
+def _hadamard(size: int, block: int, device: torch.device | str) -> ChannelRotation:
+    """H / sqrt(block) in every block; the factors that are no power of two come last in H, as one core."""
+    order = math.prod(factor for factor in hadamard_factors(block) or () if factor > 2)
+    core = None if order == 1 else (hadamard_matrix(order) / order**0.5).to(device)
+    return ChannelRotation(size, core=core, block=block)
 
 
 @dataclass

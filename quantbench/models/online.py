@@ -1,0 +1,79 @@
+"""Rotations that are computed while the model runs: of what a linear reads, undone in its weight.
+
+The rotation is a child of the linear and a hook before it, so that the linear keeps its name and everything else (the
+trace of a block, calibration, input quantizers) sees a linear whose inputs are rotated.
+"""
+
+from dataclasses import replace
+from typing import Any
+from weakref import ReferenceType, ref
+
+import torch
+from torch import Tensor, nn
+
+from quantbench.methods.transform.rotation import ChannelRotation
+
+_CHILD = "rotation"
+_TENSORS = ("dense", "signs", "core")
+
+
+class OnlineRotation(nn.Module):
+    """x -> x Q, computed once for all linears that read one tensor; they then share the result, too."""
+
+    dense: Tensor | None
+    signs: Tensor | None
+    core: Tensor | None
+
+    def __init__(self, rotation: ChannelRotation) -> None:
+        super().__init__()
+        self._rotation = replace(rotation, dense=None, signs=None, core=None)
+        for name in _TENSORS:
+            tensor = getattr(rotation, name)
+            self.register_buffer(name, None if tensor is None else tensor.float())
+        self._input: ReferenceType[Tensor] | None = None
+        self._output: Tensor | None = None
+
+    @property
+    def rotation(self) -> ChannelRotation:
+        """Q, where the module is."""
+        return replace(self._rotation, dense=self.dense, signs=self.signs, core=self.core)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., size] -> [..., size]."""
+        if self._output is None or self._input is None or self._input() is not x:
+            self._output = self.rotation(x)
+            self._input = ref(x, self._forget)
+        return self._output
+
+    def _forget(self, gone: "ReferenceType[Tensor]") -> None:
+        if gone is self._input:
+            self._input = self._output = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_input": None, "_output": None}
+
+    def extra_repr(self) -> str:
+        return f"size={self._rotation.size}, block={self._rotation.block}"
+
+
+@torch.no_grad()
+def rotate_input_(linear: Any, rotation: OnlineRotation) -> None:
+    """Make a linear read x Q; its weight undoes it: x W^T = (x Q) (W Q)^T."""
+    linear.weight.copy_(rotation.rotation(linear.weight))
+    _attach_(linear, rotation)
+
+
+def carry_rotation_(old: nn.Module, new: nn.Module) -> None:
+    """Give a module that takes the place of a linear the rotation of its inputs."""
+    rotation = getattr(old, _CHILD, None)
+    if isinstance(rotation, OnlineRotation) and not hasattr(new, _CHILD):
+        _attach_(new, rotation)
+
+
+def _attach_(linear: nn.Module, rotation: OnlineRotation) -> None:
+    linear.add_module(_CHILD, rotation)
+    linear.register_forward_pre_hook(_rotated)
+
+
+def _rotated(linear: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (linear.get_submodule(_CHILD)(args[0]), *args[1:])
