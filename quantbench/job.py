@@ -10,7 +10,7 @@ from quantbench.config.schema import RunConfig
 from quantbench.determinants import determinants
 from quantbench.evaluation.tasks import check_tasks
 from quantbench.label import Label
-from quantbench.methods.transform import Rotation
+from quantbench.methods.transform import ModelTransform
 from quantbench.models.identity import ModelIdentity
 from quantbench.paths import usable_cache_dir
 from quantbench.saving import check_save
@@ -51,10 +51,10 @@ class Job:
         return self.config.variant().needs_calibration
 
     @property
-    def rotation(self) -> Rotation | None:
+    def rewrite(self) -> ModelTransform | None:
         """What rewrites the whole model before it is quantized, if anything does."""
         transform = self.config.transform
-        return transform if self.quantizes and isinstance(transform, Rotation) else None
+        return transform if self.quantizes and isinstance(transform, ModelTransform) else None
 
     @property
     def title(self) -> str:
@@ -78,8 +78,8 @@ class Job:
 
     @property
     def basis_key(self) -> str | None:
-        """What the model is rotated with; None where it is quantized in its own basis."""
-        return None if self.rotation is None else repr(self.rotation)
+        """How the whole model is rewritten; None where it is quantized as it is."""
+        return None if self.rewrite is None else repr(self.rewrite)
 
 
 def plan_job(config: RunConfig, label: Label, session: Session) -> Job:

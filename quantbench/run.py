@@ -23,7 +23,7 @@ from quantbench.models.branch import VariantResult
 from quantbench.models.load import load
 from quantbench.models.memory import plan_memory
 from quantbench.models.packed import check_packed_weights, weight_bytes
-from quantbench.models.rotate import check_rotation, rotate_
+from quantbench.models.rewrite import check_rewrite, rewrite_
 from quantbench.models.solve import apply_result
 from quantbench.models.statistics_cache import StatisticsCache
 from quantbench.models.structure import Structure, find_structure
@@ -201,8 +201,8 @@ def _reference(jobs: list[Job], stages: Stages) -> Reference:
 
 def _check(job: Job, model: nn.Module, structure: Structure) -> None:
     check_model(job.config, model, structure)
-    if job.rotation is not None:
-        check_rotation(model, structure, job.rotation)
+    if job.rewrite is not None:
+        check_rewrite(model, structure, job.rewrite)
 
 
 def _calibrated(jobs: list[Job], group: _Group) -> Generator[tuple[Job, Exception], None, list[Job]]:
@@ -223,10 +223,10 @@ def _calibrated(jobs: list[Job], group: _Group) -> Generator[tuple[Job, Exceptio
 
 def _rotate(job: Job, group: _Group, session: Session) -> None:
     """Rewrite the model where the transform is one of the whole model, which the group's runs then have in common."""
-    if job.rotation is not None:
+    if job.rewrite is not None:
         session.forget()
         with group.common.stage("rotate"):
-            group.notes = rotate_(group.model.to(group.device), group.structure, job.rotation)
+            group.notes = rewrite_(group.model.to(group.device), group.structure, job.rewrite)
             group.structure = find_structure(group.model.to("cpu"))
 
 

@@ -11,7 +11,10 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
+from quantbench.methods.transform.block_hadamard import BlockHadamard
 from quantbench.methods.transform.rotation import ChannelRotation
+from quantbench.models.linear import linear_at
+from quantbench.models.structure import Structure
 
 _CHILD = "rotation"
 _TENSORS = ("dense", "signs", "core")
@@ -59,8 +62,26 @@ class OnlineRotation(nn.Module):
 @torch.no_grad()
 def rotate_input_(linear: Any, rotation: OnlineRotation) -> None:
     """Make a linear read x Q; its weight undoes it: x W^T = (x Q) (W Q)^T."""
-    linear.weight.copy_(rotation.rotation(linear.weight))
+    linear.weight.copy_(rotation.rotation(linear.weight.double()))
     _attach_(linear, rotation)
+
+
+@torch.no_grad()
+def rotate_inputs_(structure: Structure, transform: BlockHadamard) -> list[str]:
+    """Rotate what every linear of the decoder blocks reads; returns what was done, in words.
+
+    The linears of a site share one rotation, so that they are still found to read one tensor.
+    """
+    blocks = dict[int, int]()
+    for block in structure.blocks:
+        for site in block.sites:
+            linears = [linear_at(block.module, name) for name in site.linears]
+            rotation = OnlineRotation(transform.rotation(linears[0].in_features, linears[0].weight.device))
+            blocks[linears[0].in_features] = rotation.rotation.block
+            for linear in linears:
+                rotate_input_(linear, rotation)
+    sizes = ", ".join(f"{size} channels in blocks of {block}" for size, block in sorted(blocks.items()))
+    return [f"{type(transform).__name__}: inputs of all linears rotated online, {sizes}"]
 
 
 def carry_rotation_(old: nn.Module, new: nn.Module) -> None:

@@ -239,7 +239,7 @@ def test_hydras_own_flags_answer_as_hydra_users_expect(arguments, expected, capf
 
 
 def test_a_glob_is_expanded_over_the_presets():
-    configs = check_command_line(["method=glob(*gptq)", "bits=3"], multirun=True)
+    configs = check_command_line(["method=glob(gptq*)", "bits=3"], multirun=True)
     assert len(configs) >= 2
     assert all(isinstance(config.rounding, GPTQ) and config.bits == 3 for config in configs)
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import entropy
 
 from quantbench.config.schema import components
-from quantbench.formats import Format, IntFormat
+from quantbench.formats import MXFP4, Format, IntFormat
 from quantbench.methods.grid import Grid
 from quantbench.methods.range import HQQ, KL, MSE, MinMax, Percentile
 from quantbench.methods.range.base import weight_range
@@ -210,3 +210,23 @@ def test_ranges_shrink_both_ends_by_one_factor():
 def test_out_of_range_hyperparameters_are_named(made, message):
     with pytest.raises(ValueError, match=message):
         made()
+
+
+def test_a_growing_search_finds_the_best_power_of_two_of_an_mxfp4_block():
+    """Against every exponent near, in float64: OCP's rule clips what lies above 6 times the scale (MR-GPTQ)."""
+    weight = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    weight[::4] *= weight[::4].abs()
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+    values = torch.cat([-values.flip(0), values])
+    errors = []
+    for exponent in range(-6, 3):
+        scaled = weight.double() / 2.0**exponent
+        nearest = values[(scaled[..., None] - values).abs().argmin(-1)]
+        errors.append(((nearest - scaled) * 2.0**exponent).square().sum(1))
+    best = 2.0 ** (torch.stack(errors).argmin(0) - 6)
+    format = MXFP4(bits=4, group_size=32)
+    found = MSE(norm=2.0, grid=2, max_shrink=1.0, max_growth=1.0).fit(weight, format, None).scale.flatten()
+    assert torch.equal(found, best.float())
+    assert (found != MinMax().fit(weight, format, None).scale.flatten()).any()
+    with pytest.raises(ValueError, match=r"range\.max_growth=-1: allowed are 0"):
+        MSE(max_growth=-1)

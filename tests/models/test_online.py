@@ -11,11 +11,12 @@ from quantbench.formats import IntFormat
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.range import MinMax
 from quantbench.methods.rounding import GPTQ
-from quantbench.methods.transform import Hadamard, RandomRotation
+from quantbench.methods.transform import BlockHadamard, Hadamard, RandomRotation
 from quantbench.methods.transform.hadamard_matrix import hadamard_matrix
 from quantbench.methods.transform.rotation import ChannelRotation
 from quantbench.methods.variant import Variant
 from quantbench.models.online import OnlineRotation, rotate_input_
+from quantbench.models.rewrite import rewrite_
 from quantbench.models.rotate import rotate_
 from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
@@ -46,6 +47,26 @@ def test_logits_names_and_roles_stay(name, rotation):
         assert all(site.fold is None for site in outs), "a scale cannot pass a rotation"
         linears = [after.module.get_submodule(name) for site in outs for name in site.linears]
         assert all(isinstance(linear.rotation, OnlineRotation) for linear in linears)
+
+
+# A model that cannot be rotated (a norm of what is added to the stream, too narrow embeddings) has inputs all the same.
+@pytest.mark.parametrize("block_size", [8, 32])
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_inputs_of_every_linear_are_rotated_in_blocks_and_sites_stay(name, block_size):
+    model, structure = load(name)
+    expected = logits(model)
+    (note,) = rewrite_(model, structure, BlockHadamard(block_size=block_size))
+    assert f"32 channels in blocks of {block_size}" in note
+    assert difference(logits(model), expected) < 1e-5
+    rotated = find_structure(model)
+    for before, after in zip(structure.blocks, rotated.blocks, strict=True):
+        assert [(s.name, s.linears, s.role) for s in after.sites] == [(s.name, s.linears, s.role) for s in before.sites]
+
+
+def test_blocks_that_do_not_divide_a_size_are_the_largest_that_do():
+    assert [BlockHadamard(block_size=128).block(size) for size in (128, 576, 1536, 30)] == [128, 96, 128, 2]
+    with pytest.raises(ValueError, match=r"transform\.block_size=92: allowed"):
+        BlockHadamard(block_size=92)
 
 
 def seen_by(model: nn.Module, name: str) -> Tensor:

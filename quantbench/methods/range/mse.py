@@ -13,15 +13,18 @@ from quantbench.methods.range.search import better_of, fit_in_chunks
 
 @dataclass
 class MSE(Range):
-    """The factor c that minimises sum |w - q(w)|^norm over the grid when both ends of the min-max interval shrink to c.
+    """The factor c that minimises sum |w - q(w)|^norm over the grid when both ends of the min-max interval move to c.
 
     c runs over 1, 1 - 1/grid, ... down to (but not including) 1 - max_shrink. The defaults are those of the GPTQ
     authors' quantizer with ``mse=True`` (norm 2.4, 100 steps, down to a fifth); norm 2 is the mean squared error.
+    max_growth: c also runs from 1 + 1/grid up to 1 + max_growth, for formats whose scales do not reach every weight
+    (MXFP4 rounds them down to a power of two) or must be rounded.
     """
 
     norm: float = 2.4
     grid: int = 100
     max_shrink: float = 0.8
+    max_growth: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.norm > 0:
@@ -30,6 +33,8 @@ class MSE(Range):
             raise ValueError(f"range.grid={self.grid}: allowed is a positive integer")
         if not 0 < self.max_shrink <= 1:
             raise ValueError(f"range.max_shrink={self.max_shrink}: allowed are values above 0 and up to 1")
+        if not self.max_growth >= 0:
+            raise ValueError(f"range.max_growth={self.max_growth}: allowed are 0 and positive numbers")
 
     def fit(self, weight: Tensor, format: Format, curvature: Curvature | None) -> GroupParams:
         return fit_in_chunks(weight, lambda rows: self._search(weight[rows], format))
@@ -38,7 +43,8 @@ class MSE(Range):
         low, high = weight_range(weight)
         best = format.params(low, high)
         least = self._error(weight, format, best)
-        for step in range(1, int(self.max_shrink * self.grid)):
+        steps = (*range(1, int(self.max_shrink * self.grid)), *range(-1, -int(self.max_growth * self.grid) - 1, -1))
+        for step in steps:
             factor = 1 - step / self.grid
             params = format.params(low * factor, high * factor)
             error = self._error(weight, format, params)

@@ -59,6 +59,11 @@ class NoTransform(Transform):
 
 
 @dataclass
+class ModelTransform(Transform, ABC):
+    """A rewrite of the whole model before its blocks are quantized, which all runs that have it can share."""
+
+
+@dataclass
 class SiteScaling(Transform, ABC):
     """A transform that divides a site's inputs by ``s`` [in] and multiplies the columns that read them by ``s``.
 

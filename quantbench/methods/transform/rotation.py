@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from quantbench.kernels.hadamard import transform
-from quantbench.methods.transform.base import Transform
+from quantbench.methods.transform.base import ModelTransform
 from quantbench.methods.transform.hadamard_matrix import hadamard_factors, hadamard_matrix
 
 
@@ -48,7 +48,7 @@ class ChannelRotation:
 
 
 @dataclass
-class Rotation(Transform, ABC):
+class Rotation(ModelTransform, ABC):
     """An orthogonal change of basis, folded into the weights of the whole model before its blocks are quantized.
 
     block_size: channels are rotated in blocks of so many; null: all in one block, or in the largest that can be built.
@@ -125,10 +125,10 @@ class Hadamard(Rotation):
 
     def rotation(self, size: int, block: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
         signs = torch.cat([self._signs(block, generator) for _ in range(size // block)])
-        return replace(_hadamard(size, block, device), signs=signs.to(device))
+        return replace(hadamard_rotation(size, block, device), signs=signs.to(device))
 
     def online_rotation(self, size: int, generator: Generator, device: torch.device | str) -> ChannelRotation:
-        return _hadamard(size, self.block(size), device)  # as the authors have it, without signs
+        return hadamard_rotation(size, self.block(size), device)  # as the authors have it, without signs
 
     def orthogonal(self, size: int, generator: Generator) -> Tensor:
         return self._signs(size, generator)[:, None] * hadamard_matrix(size) / size**0.5
@@ -139,7 +139,7 @@ class Hadamard(Rotation):
         return (2 * torch.randint(0, 2, (size,), generator=generator) - 1).double()
 
 
-def _hadamard(size: int, block: int, device: torch.device | str) -> ChannelRotation:
+def hadamard_rotation(size: int, block: int, device: torch.device | str) -> ChannelRotation:
     """H / sqrt(block) in every block; the factors that are no power of two come last in H, as one core."""
     order = math.prod(factor for factor in hadamard_factors(block) or () if factor > 2)
     core = None if order == 1 else (hadamard_matrix(order) / order**0.5).to(device)
