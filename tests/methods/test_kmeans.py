@@ -13,7 +13,7 @@ from quantbench.formats import LUT
 from quantbench.methods.allocation import DenseSparse
 from quantbench.methods.curvature import Curvature
 from quantbench.methods.grid import Grid
-from quantbench.methods.range import KMeans
+from quantbench.methods.range import KMeans, clustering
 from quantbench.methods.range.clustering import weighted_kmeans
 from quantbench.methods.rounding import GPTQ, RTN
 from tests.methods.problems import problem
@@ -57,6 +57,16 @@ def test_inertia_is_within_half_a_percent_of_the_exact_optimum(bits, spread):
     assert ratio.min() > 1 - 1e-5
     assert ratio.mean() < 1.005
     assert ratio.max() < 1.03
+
+
+@pytest.mark.parametrize(("bits", "spread"), [(6, 2), (6, 0), (4, 3)])
+def test_borders_far_from_their_even_share_are_found(bits, spread, monkeypatch):
+    values, weights = rows(6, 800, spread)
+    found = weighted_kmeans(values, weights, 2**bits, iterations=50)
+    monkeypatch.setattr(clustering, "_BAND", 10**6)  # nothing is left out
+    assert torch.equal(found, weighted_kmeans(values, weights, 2**bits, iterations=50))
+    monkeypatch.setattr(clustering, "_BAND", 24)
+    assert torch.equal(found, weighted_kmeans(values, weights, 2**bits, iterations=50))
 
 
 @pytest.mark.parametrize("bits", [3, 4, 5])

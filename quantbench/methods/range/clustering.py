@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from quantbench.kernels.kmeans import lloyd
+
 _BINS_PER_CENTER = 6
 _REACH = 24  # bins that one cluster may span: four times its even share
+_BAND = 96  # bins that a border may lie from its even share, before more are tried
 _CHUNK_ELEMENTS = 2**19
 
 
@@ -30,8 +33,9 @@ def _kmeans(values: Tensor, weights: Tensor, count: int, bins: int, iterations: 
     # sums of w, w x and w x^2 over an interval of sorted values are differences of these [3, rows, n + 1]
     sums = pad(torch.stack([weights, weights * values, weights * values.square()]).double().cumsum(2), (1, 0))
     edges = _bin_edges(values, weights, bins)
-    cuts = edges.gather(1, _best_cuts(_at(sums, edges), min(count, bins)))
-    centers = _lloyd(values, sums, cuts, iterations)
+    at_edges = sums.gather(2, edges.expand(3, -1, -1))
+    cuts = edges.gather(1, _best_cuts(_costs(at_edges), min(count, bins)))
+    centers = lloyd(values, sums[:2], cuts, iterations=iterations)
     return torch.cat([centers, centers[:, -1:].expand(-1, count - centers.shape[1])], 1)
 
 
@@ -49,55 +53,57 @@ def _bin_edges(values: Tensor, weights: Tensor, bins: int) -> Tensor:
     return pad(pad(inner.expand(rows, bins - 1), (1, 0)), (0, 1), value=n)
 
 
-def _best_cuts(sums: Tensor, count: int) -> Tensor:
-    """The partition of bins into ``count`` intervals of least squared error, by dynamic programming.
+def _costs(sums: Tensor) -> Tensor:
+    """Squared error of one cluster from edge j - reach + r to edge j, [reach, rows, bins] for j = 1 ... bins.
 
-    sums [3, rows, bins + 1]: of w, w x and w x^2 up to each edge -> edge numbers [rows, count + 1].
+    sums [3, rows, bins + 1]: of w, w x and w x^2 up to each edge. Edges before the first count as the first.
     """
-    rows, bins = sums.shape[1], sums.shape[2] - 1
-    reach = min(_REACH, bins)
-
-    def before(ends: Tensor, fill: float) -> Tensor:
-        """For each edge j = 1 ... bins, what belongs to the edges j - reach ... j - 1 [..., bins, reach]."""
-        return pad(ends[..., :-1], (reach - 1, 0), value=fill).unfold(-1, reach, 1)
-
-    mass, first, second = (sums[:, :, 1:, None] - before(sums, 0)).unbind()
+    reach = min(_REACH, sums.shape[2] - 1)
+    mass, first, second = (sums[:, :, 1:] - _before(pad(sums[..., :-1], (reach - 1, 0)), reach)).unbind(1)
     spread = torch.where(mass > 0, first.square() / mass.clamp(min=torch.finfo(mass.dtype).tiny), 0)
-    cost = (second - spread).clamp(min=0).float()
-    least = torch.full((rows, bins + 1), torch.inf, device=sums.device)
-    least[:, 0] = 0
-    choices = []
-    for _ in range(count):
-        best, choice = (before(least, torch.inf) + cost).min(2)
-        least = pad(best, (1, 0), value=torch.inf)
-        choices.append(choice)
-    cuts = [torch.full((rows, 1), bins, device=sums.device)]
-    for choice in reversed(choices):
-        cuts.append(cuts[-1] - reach + choice.gather(1, cuts[-1] - 1))
+    return (second - spread).clamp(min=0).float()
+
+
+def _before(ends: Tensor, reach: int) -> Tensor:
+    """Windows along the last dimension, [reach, ..., windows]."""
+    return ends.unfold(-1, reach, 1).movedim(-1, 0)
+
+
+def _best_cuts(costs: Tensor, count: int) -> Tensor:
+    """The partition of bins into ``count`` intervals of least cost: edge numbers [rows, count + 1].
+
+    Borders are looked for near their even share; rows whose best ones come to the end of what was looked at get twice
+    as much.
+    """
+    reach, rows, bins = costs.shape
+    even = torch.arange(count + 1, device=costs.device) * bins // count
+    cuts = even.repeat(rows, 1)
+    band, open_rows = min(_BAND, bins), torch.arange(rows, device=costs.device)
+    while len(open_rows):
+        cuts[open_rows] = _cuts_in_band(costs[:, open_rows], count, band)
+        near_end = (cuts[open_rows] - even).abs().amax(1) > band - reach
+        open_rows = open_rows[near_end & (band < bins)]
+        band = min(2 * band, bins)
+    return cuts
+
+
+def _cuts_in_band(costs: Tensor, count: int, band: int) -> Tensor:
+    """The same with every border at most ``band`` bins from its even share, by dynamic programming."""
+    reach, rows, bins = costs.shape
+    even = [border * bins // count for border in range(count + 1)]
+    costs = pad(costs, (band, band), value=torch.inf)  # so the one to edge j is at j - 1 + band
+    least = pad(torch.zeros(rows, 1, device=costs.device), (band, band), value=torch.inf)
+    ways = torch.empty(reach, rows, 2 * band + 1, device=costs.device)
+    starts = []  # least costs up to the edges that an interval may start from, [rows, 2 band + reach]
+    for border in range(1, count + 1):
+        step = even[border] - even[border - 1]
+        starts.append(pad(least, (reach - step, step - 1), value=torch.inf))
+        torch.add(_before(starts[-1], reach), costs[:, :, even[border] - 1 : even[border] + 2 * band], out=ways)
+        least = ways.amin(0)
+    cuts = [torch.full((rows, 1), bins, device=costs.device)]
+    for border in range(count, 0, -1):
+        end = cuts[-1]
+        window = end - even[border] + band + torch.arange(reach, device=costs.device)
+        last = costs.gather(2, (end - 1 + band).expand(reach, rows, 1))[..., 0].T
+        cuts.append(end - reach + (starts[border - 1].gather(1, window) + last).argmin(1, keepdim=True))
     return torch.cat(cuts[::-1], 1)
-
-
-def _lloyd(values: Tensor, sums: Tensor, cuts: Tensor, iterations: int) -> Tensor:
-    """Centers [rows, k] after Lloyd's iterations, at most so many, from clusters between ``cuts`` [rows, k + 1]."""
-    n = values.shape[1]
-    for _ in range(iterations):
-        centers = _means(values, sums, cuts)
-        middle = (centers[:, 1:] + centers[:, :-1]) / 2
-        moved = pad(pad(torch.searchsorted(values, middle), (1, 0)), (0, 1), value=n)
-        if torch.equal(moved, cuts):
-            break
-        cuts = moved
-    return _means(values, sums, cuts)
-
-
-def _means(values: Tensor, sums: Tensor, cuts: Tensor) -> Tensor:
-    """Weighted mean of each cluster, ascending; a cluster without weight stays at its first value."""
-    mass, first, _ = _at(sums, cuts).diff(dim=2).unbind()
-    start = values.gather(1, cuts[:, :-1].clamp(max=values.shape[1] - 1))
-    means = torch.where(mass > 0, first / mass.clamp(min=torch.finfo(mass.dtype).tiny), start)
-    return means.to(values.dtype).sort(1).values
-
-
-def _at(sums: Tensor, index: Tensor) -> Tensor:
-    """``sums`` [3, rows, n + 1] at the positions ``index`` [rows, k] of each row."""
-    return sums.gather(2, index.expand(3, -1, -1))
