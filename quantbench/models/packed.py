@@ -10,8 +10,9 @@ from quantbench.formats import Format, IntBilevel, IntFormat, QuantizedWeight
 from quantbench.formats.scaled import ScaledTable
 from quantbench.kernels.layout import PLANES, DeviceWeight, pack_words, packable
 from quantbench.kernels.linear import dequantize, packed_linear
-from quantbench.methods.activation import InputQuantizer
+from quantbench.methods.activation import DynamicQuantizer, InputQuantizer
 from quantbench.models.linear import QuantLinear, read
+from quantbench.models.w8a8 import W8A8Linear, multiplies_in_8_bits
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -105,6 +106,11 @@ class PackedLinear(nn.Module):
         """W as kernels read it, wherever the module is."""
         return self._weight.with_tensors(dict(self.named_buffers(recurse=False)))
 
+    def decoded(self) -> Tensor:
+        """W, fp32 [out, in], its columns where they were."""
+        weight = dequantize(self.weight_on_device, torch.float32).T
+        return weight if self.order is None else weight[:, torch.argsort(self.order)]
+
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         x = read(x, self.inputs)
@@ -123,12 +129,16 @@ def quantized_linear(
 ) -> nn.Module:
     """The quantized layer in the place of ``linear``, on its device; execution: ``fake`` or ``packed``.
 
+    Packed execution multiplies codes where inputs are codes too and the device can (``w8a8``), otherwise decoded ones.
+
     Raises:
         QuantizationError: there is no packed execution of such a weight.
     """
     device = linear.weight.device
     if execution == "fake":
         return QuantLinear(weight.to(device), linear.bias, dtype=linear.weight.dtype, inputs=inputs)
+    if isinstance(inputs, DynamicQuantizer) and multiplies_in_8_bits(weight, inputs, device):
+        return W8A8Linear(weight, linear.bias, inputs).to(device)
     try:
         return PackedLinear(weight, linear.bias, inputs=inputs).to(device)
     except ValueError as error:
@@ -142,10 +152,9 @@ def check_packed_weights(model: nn.Module) -> None:
         QuantizationError: a layer decodes to something else.
     """
     for name, layer in model.named_modules():
-        if isinstance(layer, PackedLinear):
+        if isinstance(layer, PackedLinear | W8A8Linear):
             expected = layer.quantized.dequantize().to(layer.scale.device)
-            expected = expected if layer.order is None else expected[:, layer.order]
-            if not torch.equal(dequantize(layer.weight_on_device, torch.float32).T, expected):
+            if not torch.equal(layer.decoded(), expected):
                 raise QuantizationError(f"{name}: its packed weights are not those that its codes stand for")
 
 

@@ -51,9 +51,9 @@ class ByteWeight:
         """codes: int8 or e4m3 [n, k]; scale [n]; zero: whole numbers [n], None for zeros."""
         (n, k), bytes_ = codes.shape, codes.view(torch.uint8)
         padded = torch.nn.functional.pad(bytes_, (0, -k % _ALIGN, 0, -n % _ALIGN)).view(codes.dtype)
-        none = torch.zeros(n, dtype=torch.int32, device=codes.device)
-        sums = none if codes.is_floating_point() else codes.sum(1, dtype=torch.int32)
-        return cls((n, k), padded, scale.float().contiguous(), none if zero is None else zero.to(torch.int32), sums)
+        zero = torch.zeros(n, device=codes.device) if zero is None else zero
+        sums = torch.zeros_like(zero) if codes.is_floating_point() else codes.sum(1)
+        return cls((n, k), padded, scale.float().contiguous(), zero.to(torch.int32), sums.to(torch.int32))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
