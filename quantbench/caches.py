@@ -13,6 +13,7 @@ KINDS = {
     "baseline": "full precision's scores and final states",
     "digests": "hashes of model files",
     "statistics": "calibration statistics of full-precision activations",
+    "training": "checkpoints of trainings that are not done",
     "tasks": "the embedded world's tasks for lm-eval",
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quantbench.checks import check_model, check_texts, context_length
 from quantbench.config.schema import RunConfig
+from quantbench.curves import curve_measurements
 from quantbench.data.calibration import CalibrationSet, build
 from quantbench.errors import InputError, forget_frames
 from quantbench.evaluation.evaluate import baseline, measure, prepare
@@ -19,6 +20,7 @@ from quantbench.job import Job, plan_job
 from quantbench.label import Label
 from quantbench.layers import layer_measurements
 from quantbench.measurement import Measurement
+from quantbench.methods.training import FineTuning
 from quantbench.models.branch import VariantResult
 from quantbench.models.load import load
 from quantbench.models.memory import plan_memory
@@ -35,6 +37,7 @@ from quantbench.saving import save
 from quantbench.session import Reference, Session
 from quantbench.stages import Stages
 from quantbench.store.claims import Owner
+from quantbench.training.fine_tune import fine_tune
 
 _LOG = logging.getLogger(__name__)
 
@@ -263,10 +266,23 @@ def _recorded(job: Job, group: _Group, result: VariantResult | None) -> Recorded
     """Evaluate one variant (None: full precision) on the group's model and store its record; or why that failed."""
     stages = _stages_of(job, group, result)
     try:
+        if result is not None:
+            result = _trained(job, group, result, stages)
         outcome = _evaluate(job, group, result, stages)
         return record(job, outcome, stages)
     except Exception as error:
         return error
+
+
+def _trained(job: Job, group: _Group, result: VariantResult, stages: Stages) -> VariantResult:
+    """The variant after what the training axis does to it; a killed training goes on from its checkpoint."""
+    training = job.config.training
+    if not isinstance(training, FineTuning):
+        return result
+    assert group.ids is not None, "training asks for calibration tokens"
+    with stages.stage("train"):
+        checkpoint = usable_cache_dir() / "training" / f"{job.identifier}.pt"
+        return fine_tune(group.model, training, result, group.ids, device=group.device, checkpoint=checkpoint)
 
 
 def _stages_of(job: Job, group: _Group, result: VariantResult | None) -> Stages:
@@ -309,6 +325,7 @@ def _evaluate(job: Job, group: _Group, result: VariantResult | None, stages: Sta
         with stages.stage("evaluate"):
             measurements = measure(reference.prepared, reference.base, model.to(group.device))
         measurements += layer_measurements(group.structure.linears, result.layers)
+        measurements += curve_measurements(result.losses)
         if execution == "packed":
             size = weight_bytes(model)
             measurements.append(Measurement("weight_bytes", "model", size, "bytes", 1, baseline=full_bytes))

@@ -8,13 +8,15 @@ import pytest
 import quantbench
 
 ROOT = Path(quantbench.__file__).parent
-NEUTRAL = {"processor", "errors", "progress", "measurement", "statistics", "paths", "axes", "arguments", "layers"}
+NEUTRAL = {"processor", "errors", "progress", "measurement", "statistics", "paths", "axes", "arguments"}
+NEUTRAL |= {"layers", "curves"}
 ALLOWED = {
     "formats": {"formats"},
     "kernels": {"formats", "kernels"},
     "methods": {"formats", "kernels", "methods"},
     "models": {"formats", "kernels", "methods", "models"} | NEUTRAL,
     "cluster": {"cluster", "config"} | NEUTRAL,
+    "training": {"training", "formats", "methods", "models"} | NEUTRAL,
     "export": {"export", "formats", "models"} | NEUTRAL,
     "data": {"data"} | NEUTRAL,
     "evaluation": {"evaluation", "data"} | NEUTRAL,
@@ -36,7 +38,7 @@ OWNERS = {
     "ray": {"cluster"},
     "optuna": {"search"},
 }
-NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths", "layers")
+NO_TORCH = ("store", "report", "measurement", "statistics", "errors", "progress", "paths", "layers", "curves")
 
 
 def imports(path: Path) -> set[str]:

@@ -158,6 +158,10 @@ class Format(ABC):
         """Inverse of :meth:`pack_codes`: uint8 codes [rows, columns]."""
         return unpack_bits(packed, self.bits, columns)
 
+    def storable(self, params: GroupParams) -> GroupParams:
+        """The nearest parameters that can be stored as they are (formats that are not ``joint``)."""
+        return params._replace(scale=params.scale.to(self.storage_dtype).float())
+
     def stored_params(self, params: GroupParams) -> dict[str, Tensor]:
         """The tensors to store for parameters that are stored as they are, one scale (and zero-point) a group."""
         stored = {"scale": params.scale.to(self.storage_dtype)}

@@ -84,6 +84,9 @@ class IntFormat(Format):
             return zero_point.to(self.real_zero_dtype).float()
         return torch.round(zero_point).clamp_(0, self.max_code)
 
+    def storable(self, params: GroupParams) -> GroupParams:
+        return GroupParams(self._stored(params.scale), self.rounded_zero_point(params.zero_point))
+
     def encode(self, weight: Tensor, params: GroupParams) -> Tensor:
         if self.real_zero_point:
             return (weight / params.scale).add_(params.zero_point).round_().clamp_(0, self.max_code)

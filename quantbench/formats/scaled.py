@@ -43,6 +43,9 @@ class ScaledTable(Format, ABC):
         scale = stored_scale(torch.maximum(-low, high) / self.table(low.device).top, self.storage_dtype)
         return GroupParams(scale, torch.zeros_like(scale))
 
+    def storable(self, params: GroupParams) -> GroupParams:
+        return params._replace(scale=stored_scale(params.scale, self.storage_dtype))
+
     def encode(self, weight: Tensor, params: GroupParams) -> Tensor:
         return self.table(weight.device).nearest(weight * inverse(params.scale))
 

@@ -53,9 +53,14 @@ class Variant:
         return self.quantizes and any(c.needs_calibration or c.needs_fisher for c in self.components)
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether any calibration tokens are needed: for statistics, or to tune whole blocks on."""
+    def walks_tokens(self) -> bool:
+        """Whether tokens go through the blocks as they are quantized: for statistics, or to tune whole blocks on."""
         return self.needs_statistics or isinstance(self.rounding, BlockTuner)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any calibration tokens are needed: in the walk, or to train the model on."""
+        return self.walks_tokens or self.training.needs_text
 
     @property
     def needs_fisher(self) -> bool:

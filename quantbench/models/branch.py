@@ -20,7 +20,9 @@ from quantbench.models.capture import BlockInputs
 class VariantResult:
     """What quantizing changed: quantized linears and rescaled parameters by their names in the model, and notes.
 
-    inputs: what quantizes the inputs of linears at run time, by their names, quantized or not; layers: the error of each quantized linear, by the same names; seconds: of the walk, spent on this variant alone;
+    inputs: what quantizes the inputs of linears at run time, by their names, quantized or not; latent: what was
+    rounded, for training to go on from, by the names of the linears; losses: of the steps of training; layers: the
+    error of each quantized linear, by the same names; seconds: of the walk, spent on this variant alone;
     shared_seconds: spent on what it has in common with others and would have cost it as much alone.
     """
 
@@ -29,6 +31,8 @@ class VariantResult:
     inputs: dict[str, InputQuantizer] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     layers: dict[str, LayerError] = field(default_factory=dict)
+    latent: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     shared_seconds: float = 0.0
 

@@ -202,6 +202,8 @@ class BlockSolver:
         full: what was rounded; stats: of the inputs it reads, where they are known.
         """
         self.result.layers[self._full_name(name)] = layer_error(full, weight, stats)
+        if self.variant.training.needs_latent:
+            self.result.latent[self._full_name(name)] = full.to("cpu")
         linear = self._linear(name)
         inputs = self.result.inputs.get(self._full_name(name))
         quantized = QuantLinear(weight, linear.bias, dtype=linear.weight.dtype, inputs=inputs)

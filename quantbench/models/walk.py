@@ -78,7 +78,7 @@ def quantize_each(
         with branch.own_work(device):
             branch.variant, branch.result.notes = planned(model, structure, branch.variant, ids, device)
     walk = _Walk(branches, device, cache)
-    if ids is not None:
+    if ids is not None and any(v.walks_tokens for v in variants):
         walk.enter(model, structure, ids)
     for block in track(structure.blocks, stage="quantize", unit="block"):
         walk.quantize_block(block, last=block is structure.blocks[-1])
@@ -111,7 +111,7 @@ class _Walk:
         shared = block_inputs(model, structure, ids.split(max(1, BATCH_TOKENS // ids.shape[1])))
         variants = [branch.variant for branch in self.live]
         for branch in self.live:
-            if branch.variant.needs_calibration and branch.variant.statistics == "propagate":
+            if branch.variant.walks_tokens and branch.variant.statistics == "propagate":
                 branch.inputs = BlockInputs(list(shared.hidden), shared.calls)
         tuned = [(v.rounding, v.format) for v in variants if isinstance(v.rounding, BlockTuner)]
         for size in {tuner.schedule(len(ids), format).batch_size for tuner, format in tuned}:

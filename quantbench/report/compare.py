@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from quantbench.arguments import ArgumentParser
+from quantbench.curves import DIAGNOSTICS
 from quantbench.errors import InputError
-from quantbench.layers import LAYER_METRICS
 from quantbench.report.cells import INCIDENTAL, differing_fields
 from quantbench.report.numbers import text
 from quantbench.report.output import emit
@@ -21,8 +21,8 @@ from quantbench.statistics import AnswerChanges, holm
 if TYPE_CHECKING:
     import pandas as pd
 
-# The ratio is perplexity's own comparison, the floor belongs to the text, and layers are no sample.
-_NOT_COMPARED = ("perplexity_ratio", "entropy_floor", *LAYER_METRICS)
+# The ratio is perplexity's own comparison, the floor belongs to the text, and neither layers nor steps are a sample.
+_NOT_COMPARED = ("perplexity_ratio", "entropy_floor", *DIAGNOSTICS)
 # What may differ between the runs of one configuration, and what no setting of a run is.
 _SEED = ("seed", "calibration_hash")
 _NOT_SETTINGS = ("run_id", "metric", "task", "count", "unit", "higher_is_better")

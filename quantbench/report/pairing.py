@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantbench.errors import InputError
-from quantbench.report.selection import Row, in_layers, in_windows
+from quantbench.report.selection import Row, in_windows, is_diagnostic
 from quantbench.statistics import (
     AnswerChanges,
     PairedDifference,
@@ -88,7 +88,7 @@ class Pairing:
         """
         if len(a) != len(b) and 1 not in (len(a), len(b)):
             raise InputError(f"{len(a)} seeds beside {len(b)}: give the same seeds on both sides, or one run")
-        if in_layers(a[0]):
+        if is_diagnostic(a[0]):
             return None
         many = max(len(a), len(b))
         pairs = list(zip(_repeated(a, many), _repeated(b, many), strict=True))

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from quantbench.curves import DIAGNOSTICS
 from quantbench.errors import InputError
-from quantbench.layers import LAYER_METRICS
 from quantbench.report.numbers import text
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ def is_reference(row: Row) -> bool:
 
 def in_windows(row: Row) -> bool:
     """Whether the row was measured on the windows of the corpus, and not on the items of a task."""
-    return bool(row["task"] == row["corpus"]) and not in_layers(row)
+    return bool(row["task"] == row["corpus"]) and not is_diagnostic(row)
 
 
-def in_layers(row: Row) -> bool:
-    """Whether the row says how far the model's layers are from full precision's, and not how well the model does."""
-    return row["metric"] in LAYER_METRICS
+def is_diagnostic(row: Row) -> bool:
+    """Whether the row says what was done to the model (its layers' errors, its training), and not how well it does."""
+    return row["metric"] in DIAGNOSTICS
 
 
 def value_of(row: Row, field: str) -> Any:
@@ -245,7 +245,7 @@ def check_statistics(rows: Sequence[Row], query: Query) -> None:
 def mixed(rows: Sequence[Row], shown: Sequence[str] = ()) -> Iterator[tuple[str, Key, set[str]]]:
     """Fields in which the rows were not measured in the same way: the field, the group within which, the values."""
     windows = [row for row in rows if in_windows(row)]
-    items = [row for row in rows if not in_windows(row) and not in_layers(row)]
+    items = [row for row in rows if not in_windows(row) and not is_diagnostic(row)]
     for part, checks in ((rows, _EVERYWHERE), (windows, _IN_WINDOWS), (items, _IN_ITEMS)):
         for field, within in checks:
             if field in shown:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from quantbench.curves import DIAGNOSTICS, TRAIN_LOSS
 from quantbench.layers import LAYER_METRICS
 from quantbench.measurement import Measurement
 from quantbench.report.numbers import decimals, fixed, size
@@ -38,7 +39,7 @@ def show_run(
     console.print()
     console.print(_title(identity), style="bold" if live else "")
     console.print(_results(identity, measurements, unicode=unicode))
-    for label, value in _layers(measurements) + _facts(identity):
+    for label, value in _layers(measurements) + _training(measurements) + _facts(identity):
         line = textwrap.fill(f"{label:<{_LABEL_WIDTH}}{value}", width, subsequent_indent=" " * _LABEL_WIDTH)
         console.print(line, soft_wrap=True)
     # Never wrapped: a path is there to be copied.
@@ -68,7 +69,7 @@ def _results(identity: "RunIdentity", measurements: Sequence[Measurement], *, un
     for header in ("full precision", "quantized", "uncertainty"):
         table.add_column(header, justify="right", no_wrap=True)
     for item in measurements:
-        if item.metric in LAYER_METRICS:
+        if item.metric in DIAGNOSTICS:
             continue
         places = decimals(item.value, low=item.ci_low, high=item.ci_high, stderr=item.stderr)
         value = fixed(item.value, places)
@@ -97,6 +98,12 @@ def _layers(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
     found = [item for item in measurements if item.metric in LAYER_METRICS]
     errors = ", ".join(f"{item.metric.removesuffix('_error')}s {item.value:.3g}" for item in found)
     return [("layer error", f"{errors} (relative, squared; mean of {found[0].count} linears)")] if found else []
+
+
+def _training(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
+    """One line for the loss curve, which is no result either."""
+    found = [item for item in measurements if item.metric == TRAIN_LOSS]
+    return [("training", f"loss {loss.baseline:.4g} to {loss.value:.4g} in {loss.count} steps") for loss in found]
 
 
 def _facts(identity: "RunIdentity") -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantbench.curves import TRAIN_LOSS
 from quantbench.layers import LAYER_METRICS, block_curves
 from quantbench.measurement import Measurement
 from quantbench.store.wandb_client import Sent, Wandb, one_line, send, wait_for_files
@@ -63,6 +64,7 @@ def send_run(
         run.summary.update(_summary(measurements))
         run.log(_tables(wandb, measurements))
         _log_layers(run, measurements)
+        _log_training(run, measurements)
 
     name = " ".join(filter(None, (identity.method, identity.variant, identity.model, identity.run_id)))
     config = _config(identity, paths)
@@ -120,6 +122,17 @@ def _log_layers(run: Any, measurements: Sequence[Measurement]) -> None:
         run.define_metric("layers/*", step_metric="block", summary="none")
     for block in sorted(steps):
         run.log({"block": block, **steps[block]})
+
+
+def _log_training(run: Any, measurements: Sequence[Measurement]) -> None:
+    """The loss of training as a history over its steps."""
+    for item in measurements:
+        if item.metric != TRAIN_LOSS or item.samples is None:
+            continue
+        run.define_metric("train/step", summary="none")
+        run.define_metric("train/*", step_metric="train/step", summary="none")
+        for step, loss in zip(item.samples.keys, item.samples.values.tolist(), strict=True):
+            run.log({"train/step": int(step), "train/loss": loss})
 
 
 def cell(value: object) -> object:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quantbench.formats import Format
 from quantbench.methods.grid import Grid
+from quantbench.methods.groups import grouped
 from quantbench.methods.rounding.learned import LearnedRange
 from quantbench.methods.rounding.tuner import BlockTuner, ParameterGroup, Schedule, TunableWeight
 from quantbench.methods.stats import SiteStats
@@ -70,7 +71,7 @@ class _SignRound(LearnedRange):
     ) -> None:
         super().__init__(weight, grid, stats, keep)
         self.lr, self.minmax_lr = lr, minmax_lr
-        self.rounding = torch.zeros_like(self._grouped(weight)).requires_grad_()
+        self.rounding = torch.zeros_like(grouped(weight, self.format)).requires_grad_()
         self.low_factor = torch.ones(self.group_shape, device=weight.device).requires_grad_()
         self.high_factor = self.low_factor.detach().clone().requires_grad_()
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from quantbench.formats import GroupParams, Outliers, QuantizedWeight
 from quantbench.formats.outliers import stored_value
 from quantbench.methods.grid import Grid
+from quantbench.methods.groups import grouped, ungrouped
 from quantbench.methods.range.base import weight_range
 from quantbench.methods.rounding.base import without_kept
 from quantbench.methods.rounding.straight_through import extremes, fake_quantize, shifted
@@ -27,7 +28,7 @@ class LearnedRange(TunableWeight):
         self.format, self.keep = grid.format, keep
         curvature = stats.curvature if stats is not None and stats.count else None
         self._known: tuple[Tensor, Tensor, Tensor] | None = None
-        low, high = self._weight_range(self._grouped(without_kept(weight, keep)))
+        low, high = self._weight_range(grouped(without_kept(weight, keep), self.format))
         self.multiple = self._multiples(low, high, grid.fit_groups(without_kept(weight, keep), curvature).params)
         self.group_shape = low.shape
 
@@ -41,7 +42,7 @@ class LearnedRange(TunableWeight):
 
     def fake_quantized(self, weight: Tensor) -> Tensor:
         groups, low, high = self._range(weight)
-        value = self._ungrouped(fake_quantize(groups, self.offset(), low, high, self.format), weight)
+        value = ungrouped(fake_quantize(groups, self.offset(), low, high, self.format), weight, self.format)
         return value if self.keep is None else torch.where(self.keep, stored_value(weight), value)
 
     @torch.no_grad()
@@ -53,16 +54,16 @@ class LearnedRange(TunableWeight):
         if self.format.per_tensor:  # one group: every row gets its parameters
             settled = self.format.settle(settled.params.map(lambda t: t.expand(len(weight), 1)))
         outliers = None if self.keep is None else Outliers.of(weight, self.keep)
-        codes = self._ungrouped(codes, weight).to(torch.uint8).contiguous()
+        codes = ungrouped(codes, weight, self.format).to(torch.uint8).contiguous()
         return QuantizedWeight(self.format, codes, settled.params, settled.levels, outliers=outliers)
 
     def _range(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Groups [rows, groups, g] and their learned range [rows, groups]; the same tensor is looked at once."""
         if self._known is None or self._known[0] is not weight:
-            self._known = (weight, *self._weight_range(self._grouped(without_kept(weight, self.keep))))
+            self._known = (weight, *self._weight_range(grouped(without_kept(weight, self.keep), self.format)))
         _, low, high = self._known
         a, b = self.factors()
-        return self._grouped(weight), low * (self.multiple[0] * a), high * (self.multiple[1] * b)
+        return grouped(weight, self.format), low * (self.multiple[0] * a), high * (self.multiple[1] * b)
 
     def _multiples(self, low: Tensor, high: Tensor, fitted: GroupParams) -> tuple[Tensor, Tensor]:
         """Factors of the weights' range that give the fitted parameters back; exactly 1 where they are min-max."""
@@ -85,17 +86,3 @@ class LearnedRange(TunableWeight):
     def _weight_range(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         low, high = weight_range(groups.reshape(-1, groups.shape[-1]))
         return low.view(groups.shape[:2]), high.view(groups.shape[:2])
-
-    def _grouped(self, weight: Tensor) -> Tensor:
-        if self.format.per_tensor:
-            return weight.reshape(1, 1, -1)
-        rows, columns = weight.shape
-        size = min(self.format.group_size or columns, columns)
-        padding = -columns % size
-        padded = torch.nn.functional.pad(weight, (0, padding)) if padding else weight
-        return padded.reshape(rows, -1, size)
-
-    def _ungrouped(self, groups: Tensor, like: Tensor) -> Tensor:
-        if self.format.per_tensor:
-            return groups.view(like.shape)
-        return groups.reshape(len(like), -1)[:, : like.shape[1]]

@@ -27,7 +27,21 @@ def fake_quantize(weight: Tensor, offset: Tensor | None, low: Tensor, high: Tens
         bottom, top = _following(bottom, low[..., None], scale), _following(top, high[..., None], scale)
     else:  # the range is a multiple of the scale
         bottom, top = bottom / params.scale * scale, top / params.scale * scale
-    return _StraightThrough.apply(weight, offset, scale, bottom, top, params, format)
+    return _StraightThrough.apply(weight, offset, scale, bottom, top, params, format, 0.5)
+
+
+def fake_quantize_with(weight: Tensor, params: GroupParams, format: Format, *, margin: float = 0.5) -> Tensor:
+    """Quantized values of ``weight`` [rows, groups, g] under ``params`` [rows, groups], differentiable in both.
+
+    Inside the range d value / d weight = 1 and d value / d scale = (value - weight) / scale; beyond it the value is
+    that of the last code, which follows scale and zero-point: LSQ's gradient (arXiv 1902.08153, eq. 3 and 5) and, with
+    a zero-point, LSQ+'s (arXiv 2004.09576). margin: steps beyond the last code's value up to which a weight is inside:
+    0.5 clips after rounding, 0 before it, as LSQ's paper does.
+    """
+    live, fixed = params.map(lambda t: t[..., None]), params.map(lambda t: t.detach()[..., None])
+    far = _FAR * fixed.scale.abs()
+    bottom, top = (format.decode(format.encode(x, fixed), live) for x in (-far, far))
+    return _StraightThrough.apply(weight, None, live.scale, bottom, top, fixed, format, margin)
 
 
 def shifted(weight: Tensor, offset: Tensor | None, params: GroupParams, format: Format) -> Tensor:
@@ -68,12 +82,13 @@ class _StraightThrough(torch.autograd.Function):
         top: Tensor,
         params: GroupParams,
         format: Format,
+        margin: float,
     ) -> Tensor:
         step = _step(bottom, top, format)
         target = weight if offset is None else torch.addcmul(weight, offset, step)
         value = format.decode(format.encode(target, params), params)
-        # inside: the rounding error is at most half a step, or the value is not one of the ends
-        below, above = target < bottom - step / 2, target > top + step / 2
+        # inside at half a step: the rounding error is at most that, or the value is not one of the ends
+        below, above = target < bottom - step * margin, target > top + step * margin
         ctx.save_for_backward(weight, value, scale, step, below, above)
         return value
 
@@ -91,4 +106,4 @@ class _StraightThrough(torch.autograd.Function):
         if wants_top:
             d_top = (grad * above).sum(-1, keepdim=True)
         d_offset = inside * step if wants_offset else None
-        return inside if wants_weight else None, d_offset, d_scale, d_bottom, d_top, None, None
+        return inside if wants_weight else None, d_offset, d_scale, d_bottom, d_top, None, None, None

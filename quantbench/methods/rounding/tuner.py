@@ -62,6 +62,24 @@ class TunableWeight(Tunable):
         """The result."""
 
 
+class OwnWeight(TunableWeight):
+    """A matrix with weights of its own, which take the place of whatever weights the methods are given."""
+
+    @abstractmethod
+    def value(self) -> Tensor:
+        """The values that the codes stand for, differentiable in the parameters."""
+
+    @abstractmethod
+    def result(self) -> QuantizedWeight:
+        """The result."""
+
+    def fake_quantized(self, weight: Tensor) -> Tensor:
+        return self.value()
+
+    def quantized(self, weight: Tensor) -> QuantizedWeight:
+        return self.result()
+
+
 class TunableScale(Tunable):
     """A function-preserving change x -> (x - shift) / scale of the inputs [in] of a site."""
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantbench.curves import DIAGNOSTICS
 from quantbench.errors import InputError
-from quantbench.layers import LAYER_METRICS
 from quantbench.report.numbers import decimals, fixed, rounded, text, total_seconds
-from quantbench.report.selection import Query, Row, in_layers, in_windows, is_reference, select, value_of
+from quantbench.report.selection import Query, Row, in_windows, is_diagnostic, is_reference, select, value_of
 from quantbench.store.record import RunIdentity, columns
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def _metric_order(key: tuple[str, str]) -> tuple[int, str, str]:
 
 def _is_shown(metric: str, metrics: Sequence[tuple[str, str]]) -> bool:
     """Whether a metric has a column from the start; the others are a click away."""
-    few = len([name for name, _ in metrics if name not in LAYER_METRICS]) <= 4
-    return metric in ("perplexity", "perplexity_ratio", "kl_divergence", "acc") or (few and metric not in LAYER_METRICS)
+    few = len([name for name, _ in metrics if name not in DIAGNOSTICS]) <= 4
+    return metric in ("perplexity", "perplexity_ratio", "kl_divergence", "acc") or (few and metric not in DIAGNOSTICS)
 
 
 def _run(
@@ -163,7 +163,7 @@ class _SamplePool:
 def _is_paired(row: Row, samples: "pd.DataFrame") -> bool:
     if in_windows(row):
         return row["metric"] in _PAIRED_IN_WINDOWS
-    if in_layers(row):
+    if is_diagnostic(row):
         return False
     return row["metric"] != "flips" and bool(samples["value"].isin((0.0, 1.0)).all())
 
