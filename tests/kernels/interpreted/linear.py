@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from quantbench.formats import IntFormat
+from quantbench.formats import FP8, MXFP4, Binary, IntFormat, Ternary
 from quantbench.formats.tables import code_table
 from quantbench.kernels.layout import DeviceWeight, pack_words
 from quantbench.kernels.linear import reference, triton
 from quantbench.methods.grid import Grid
 from quantbench.methods.range import MinMax
+from quantbench.methods.rounding import GPTQ
+from quantbench.methods.stats import SiteStats
 
 WIDTHS = [1, 2, 3, 4, 5, 6, 8]
 
@@ -75,11 +77,45 @@ def test_table_is_looked_up_by_code():
     assert torch.equal(triton.dequantize(weight, torch.float32)[:, 0], 2 * nf4)
 
 
-def test_a_packed_layer_is_multiplied_by_the_kernel():
+LAYERS = {
+    "w4": IntFormat(bits=4, group_size=32),
+    "w3-ragged": IntFormat(bits=3, group_size=64),
+    "w2-row": IntFormat(bits=2, group_size=None),
+    "w4-real-zero": IntFormat(bits=4, group_size=32, zero_point_dtype="float16"),
+    "w5-tensor": IntFormat(bits=5, per_tensor=True),
+    "ternary": Ternary(group_size=None, per_tensor=True),
+    "binary": Binary(group_size=96),
+    "mxfp4": MXFP4(),
+    "e5m2": FP8(element="e5m2"),
+}
+
+
+def layer(name, bias=None):
     from quantbench.models.packed import PackedLinear
 
-    format = IntFormat(bits=4, group_size=32)
-    layer = PackedLinear(Grid(format, MinMax()).nearest(torch.randn(24, 96), None), torch.randn(24))
-    x = torch.randn(2, 5, 96)
-    expected = triton.packed_linear(x.view(-1, 96), layer.weight_on_device).view(2, 5, 24) + layer.bias
-    assert torch.equal(layer(x), expected)
+    weight = torch.randn(24, 96, generator=torch.Generator().manual_seed(0))
+    return PackedLinear(Grid(LAYERS[name], MinMax()).nearest(weight, None), bias)
+
+
+@pytest.mark.parametrize("m", [1, 5])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_packed_layer_is_multiplied_by_the_kernel(name, m, poisoned):
+    bias = torch.randn(24)
+    packed, x = layer(name, bias), torch.randn(2 if m > 1 else 1, m, 96)
+    product = triton.packed_linear(x.view(-1, 96), packed.weight_on_device).view(*x.shape[:2], 24)
+    assert torch.equal(packed(x), product + bias)
+    assert torch.equal(packed.decoded(), packed.quantized.dequantize())
+    assert torch.allclose(product, x @ packed.quantized.dequantize().T, atol=1e-4, rtol=1e-5)
+
+
+def test_columns_in_the_order_of_their_activity_are_gathered():
+    from quantbench.models.packed import PackedLinear
+
+    stats = SiteStats.empty(96)
+    stats.update(torch.randn(300, 96) * torch.exp(torch.randn(96)))
+    weight = GPTQ(act_order=True).round(torch.randn(24, 96), Grid(LAYERS["w3-ragged"], MinMax()), stats).weight
+    assert weight.group_index is not None
+    packed, x = PackedLinear(weight, None), torch.randn(3, 96)
+    assert torch.equal(packed.decoded(), weight.dequantize())
+    assert torch.equal(packed(x), triton.packed_linear(x[:, packed.order], packed.weight_on_device))
+    assert torch.allclose(packed(x), x @ weight.dequantize().T, atol=1e-4, rtol=1e-5)
