@@ -10,7 +10,7 @@ from quantbench.kernels.dispatch import use_triton
 from quantbench.kernels.gptq import reference
 from quantbench.kernels.gptq.reference import quantize_column
 
-__all__ = ["KERNEL_PIECE", "PIECE", "piece_length", "quantize_column", "quantize_piece"]
+__all__ = ["KERNEL_PIECE", "PIECE", "fit_and_quantize_piece", "piece_length", "quantize_column", "quantize_piece"]
 PIECE = 32  # columns; on a processor longer pieces leave less of the work to matrix products
 KERNEL_PIECE = 128  # what a block of threads holds in registers
 
@@ -44,3 +44,25 @@ def quantize_piece(
         with torch.cuda.device_of(columns):
             return triton.quantize_piece(columns, factor, params, groups, format, correction=correction, keep=keep)
     return reference.quantize_piece(columns, factor, params, groups, format, correction=correction, keep=keep)
+
+
+def fit_and_quantize_piece(
+    columns: Tensor,
+    factor: Tensor,
+    format: IntFormat,
+    group_size: int,
+    *,
+    correction: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> tuple[Tensor, Tensor, GroupParams]:
+    """:func:`quantize_piece` that also finds the parameters [groups, rows] of the columns' groups, on their ranges.
+
+    A group is fitted when the turn of its first column comes, from weights that carry all errors until then; what is
+    kept counts as zero. columns begin with a group and end with one, or with the last of the matrix.
+    """
+    if use_triton(columns):
+        from quantbench.kernels.gptq import triton
+
+        with torch.cuda.device_of(columns):
+            return triton.fit_and_quantize_piece(columns, factor, format, group_size, correction=correction, keep=keep)
+    return reference.fit_and_quantize_piece(columns, factor, format, group_size, correction=correction, keep=keep)

@@ -5,10 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from quantbench.formats import GroupParams, Outliers, QuantizedWeight, Settled
-from quantbench.kernels.gptq import piece_length, quantize_piece
+from quantbench.formats import GroupParams, IntFormat, Outliers, QuantizedWeight, Settled
+from quantbench.kernels.gptq import fit_and_quantize_piece, piece_length, quantize_piece
 from quantbench.methods.curvature import Curvature
 from quantbench.methods.grid import Grid
+from quantbench.methods.range.minmax import MinMax
 
 
 class ColumnLoop:
@@ -50,6 +51,9 @@ class ColumnLoop:
         places = original if static is not None else torch.arange(count, device=weight.device)
         self.group_index = places // self.group_size
         self.group_of: list[int] = self.group_index.tolist()
+        # groups fit into a piece, and their ranges are all that parameters take: both are found in one go
+        whole_groups = static is None and self.group_size <= piece_length(self.columns)
+        self.fits_inside = whole_groups and isinstance(grid.format, IntFormat) and grid.range == MinMax()
         self.fitted: list[Settled] = []
         if static is not None:
             self.params = _by_group(static.params)
@@ -61,6 +65,7 @@ class ColumnLoop:
         piece of a block, after the piece in the rest of the block, after the block in the rest of the matrix.
         """
         errors = torch.empty_like(self.columns)
+        self.fits_inside &= self.group_size <= block_size
         for block in self._blocks(block_size):
             for piece in self._pieces(block):
                 self._quantize_piece(piece, errors)
@@ -70,16 +75,18 @@ class ColumnLoop:
 
     def _quantize_piece(self, piece: slice, errors: Tensor) -> None:
         """Store the codes of some columns; ``errors`` [in, out] gets what each did, over the factor's diagonal."""
-        params, groups = self._params(piece)
-        self.codes[piece], errors[piece] = quantize_piece(
-            self.columns[piece],
-            self.factor[piece, piece],
-            params,
-            groups,
-            self.grid.format,
-            correction=None if self.correction is None else self.correction[piece, piece],
-            keep=None if self.keep is None else self.keep[piece],
-        )
+        options = {
+            "correction": None if self.correction is None else self.correction[piece, piece],
+            "keep": None if self.keep is None else self.keep[piece],
+        }
+        columns, factor, format = self.columns[piece], self.factor[piece, piece], self.grid.format
+        if self.fits_inside and isinstance(format, IntFormat):
+            found = fit_and_quantize_piece(columns, factor, format, self.group_size, **options)
+            self.codes[piece], errors[piece] = found[:2]
+            self.fitted.append(Settled(found[2].map(lambda t: t.T)))
+        else:
+            params, groups = self._params(piece)
+            self.codes[piece], errors[piece] = quantize_piece(columns, factor, params, groups, format, **options)
 
     def _spread(self, done: slice, rest: slice, errors: Tensor) -> None:
         """Hand the errors of quantized columns to others (GPTQ, eq. 4)."""
@@ -98,7 +105,9 @@ class ColumnLoop:
         return self._spans(whole, length)
 
     def _pieces(self, block: slice) -> list[slice]:
-        """A block in pieces, each within one dynamic group, whose parameters are thus known when the piece begins."""
+        """A block in pieces: of whole groups that are fitted on the way, or each within one, fitted when it begins."""
+        if self.fits_inside:
+            return _cut(block, piece_length(self.columns) // self.group_size * self.group_size)
         return self._spans(block, piece_length(self.columns))
 
     def _spans(self, whole: slice, length: int) -> list[slice]:

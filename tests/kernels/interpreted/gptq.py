@@ -53,7 +53,21 @@ def test_codes_errors_and_weights_are_those_of_the_loop(name, n, rows, options, 
     assert torch.equal(columns, theirs)
 
 
-@pytest.mark.parametrize(("act_order", "static"), [(False, False), (True, True)])
+@pytest.mark.parametrize("options", [False, True], ids=["plain", "corrected-and-keeping"])
+@pytest.mark.parametrize(("n", "rows", "size"), [(24, 19, 8), (21, 16, 8), (7, 3, 16)])
+@pytest.mark.parametrize("name", FORMATS)
+def test_groups_that_are_fitted_on_the_way_have_the_parameters_of_the_loop(name, n, rows, size, options, poisoned):
+    columns, factor, correction, keep, _ = problem(n, rows, FORMATS[name], groups=1)
+    extra = {"correction": correction, "keep": keep} if options else {}
+    theirs = columns.clone()
+    *ours, params = triton.fit_and_quantize_piece(columns, factor, FORMATS[name], size, **extra)
+    *loop, expected = reference.fit_and_quantize_piece(theirs, factor, FORMATS[name], size, **extra)
+    assert params.scale.shape == (-(-n // size), rows)
+    for found, wanted in zip((*ours, *params[:2], columns), (*loop, *expected[:2], theirs), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(("act_order", "static"), [(False, False), (True, False), (True, True)])
 def test_the_method_gives_the_same_codes_through_the_kernel(act_order, static, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     stats = SiteStats.empty(80)
@@ -62,7 +76,8 @@ def test_the_method_gives_the_same_codes_through_the_kernel(act_order, static, m
     grid = Grid(IntFormat(bits=3, group_size=32), MinMax())
     method = GPTQ(act_order=act_order, static_groups=static)
     calls = []
-    monkeypatch.setattr(triton, "quantize_piece", _counted(triton.quantize_piece, calls))
+    name = "quantize_piece" if static else "fit_and_quantize_piece"
+    monkeypatch.setattr(triton, name, _counted(getattr(triton, name), calls))
     ours = method.round(weight, grid, stats).weight
     assert calls
     monkeypatch.setattr(gptq, "use_triton", lambda tensor: False)
