@@ -10,6 +10,7 @@ from quantbench.data.corpora import load_documents
 from quantbench.errors import InputError
 from quantbench.formats import Format
 from quantbench.methods.allocation import Uniform
+from quantbench.methods.kv_cache import QuantizedKVCache
 from quantbench.models.packed import check_packable
 from quantbench.models.structure import Structure
 from quantbench.saving import check_saved_model
@@ -54,6 +55,22 @@ def check_model(config: RunConfig, model: nn.Module, structure: Structure) -> No
     check_saved_model(config, model, structure)
     if config.rounding.quantizes:
         _check_allocation(config, structure)
+    if isinstance(config.kv_cache, QuantizedKVCache):
+        _check_kv_cache(config.kv_cache, structure)
+
+
+def _check_kv_cache(cache: QuantizedKVCache, structure: Structure) -> None:
+    """Refuse attention whose keys and values are out of reach, and heads that no Hadamard matrix fits."""
+    for block in structure.blocks:
+        if block.attention is None:
+            raise InputError(
+                f"{block.name}: its attention does not go through transformers' attention interface, where keys and "
+                "values are quantized; allowed here is kv_cache=none"
+            )
+    try:
+        cache.check_width(structure.head_dim)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _check_allocation(config: RunConfig, structure: Structure) -> None:

@@ -20,7 +20,7 @@ from quantbench.store.failures import Failure
 from quantbench.store.identity import git_state, machine, versions
 from quantbench.store.record import RunIdentity
 
-_FULL_PRECISION_BYTES = 2  # what is not quantized is counted at 16 bits, as models are deployed
+FULL_PRECISION_BYTES = 2  # what is not quantized is counted at 16 bits, as models are deployed
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run_identity(job: Job, outcome: Outcome, stages: Stages) -> RunIdentity:
         statistics=config.stats if calibration else "none",
         bits_per_weight=_bits_per_weight(outcome),
         quantized_bytes=stored,
-        model_bytes=stored + outcome.unquantized * _FULL_PRECISION_BYTES,
+        model_bytes=stored + outcome.unquantized * FULL_PRECISION_BYTES,
         model=outcome.reference.loaded.identity.name,
         model_revision=outcome.reference.loaded.identity.revision,
         protocol=config.evaluation.protocol,
@@ -93,7 +93,7 @@ def _nominal_bits(config: RunConfig) -> int | None:
     """Bits of a weight's code; those of the weights that stay, or None where nothing is quantized at all."""
     if config.rounding.quantizes:
         return config.format.bits
-    return 8 * _FULL_PRECISION_BYTES if config.quantizes else None
+    return 8 * FULL_PRECISION_BYTES if config.quantizes else None
 
 
 def failure(job: Job, error: Exception, stages: Stages) -> Failure:
@@ -132,7 +132,7 @@ def _bits_per_weight(outcome: Outcome) -> float:
             weight = weights.get(f"{block.name}.{name}")
             rows, columns = weight.shape if weight else block.module.get_submodule(name).weight.shape  # type: ignore[misc]
             elements += rows * columns
-            bits += 8 * (weight.nbytes if weight else _FULL_PRECISION_BYTES * rows * columns)
+            bits += 8 * (weight.nbytes if weight else FULL_PRECISION_BYTES * rows * columns)
     return bits / elements
 
 

@@ -21,6 +21,7 @@ from quantbench.label import Label
 from quantbench.layers import layer_measurements
 from quantbench.measurement import Measurement
 from quantbench.methods.training import FineTuning
+from quantbench.models.attention import cache_measurements
 from quantbench.models.branch import VariantResult
 from quantbench.models.load import load
 from quantbench.models.memory import plan_memory
@@ -30,7 +31,7 @@ from quantbench.models.solve import apply_result
 from quantbench.models.statistics_cache import StatisticsCache
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import quantize_each
-from quantbench.outcome import Outcome, run_identity, unquantized_parameters
+from quantbench.outcome import FULL_PRECISION_BYTES, Outcome, run_identity, unquantized_parameters
 from quantbench.paths import usable_cache_dir
 from quantbench.recording import Recorded, keep_failure, out_of_memory, record, show_stored
 from quantbench.saving import save
@@ -326,6 +327,8 @@ def _evaluate(job: Job, group: _Group, result: VariantResult | None, stages: Sta
             measurements = measure(reference.prepared, reference.base, model.to(group.device))
         measurements += layer_measurements(group.structure.linears, result.layers)
         measurements += curve_measurements(result.losses)
+        tokens, width = reference.prepared.longest_window, group.structure.head_dim
+        measurements += cache_measurements(result.caches, tokens=tokens, head_dim=width, full=8 * FULL_PRECISION_BYTES)
         if execution == "packed":
             size = weight_bytes(model)
             measurements.append(Measurement("weight_bytes", "model", size, "bytes", 1, baseline=full_bytes))

@@ -222,3 +222,20 @@ def test_a_failing_run_of_a_sweep_does_not_stop_the_others(tmp_path, monkeypatch
 def test_a_run_scored_with_bfloat16_products_says_so_where_tables_compare_dtypes(tmp_path):
     run("method=rtn", "evaluation.compute=bfloat16", "evaluation.tasks=[]", f"results_dir={tmp_path}")
     assert set(Store(tmp_path).load().dtype) == {"float32, products bfloat16"}
+
+
+def test_keys_and_values_are_quantized_where_weights_stay(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    latency = ["evaluation.latency_batches=[1]", "evaluation.latency_prompt=40", "evaluation.latency_tokens=2"]
+    run("-m", "rounding=none", "kv_cache=int2,kivi2", *latency, "results_dir=out")
+    frame = Store(tmp_path / "out").load().set_index(["kv_cache", "metric"])
+    assert (set(frame.method), set(frame.bits), set(frame.kv_bits)) == ({"kv2", "kivi2"}, {16}, {2})
+    assert set(frame.bits_per_weight) == {16}
+    assert frame.value["int2", "kv_bits_per_element"] == pytest.approx(
+        2 + (2 * 16 + 8) / 64
+    )  # scales, a byte of zero-points
+    assert frame.task["kivi2", "kv_bits_per_element"] == "256_tokens"
+    for cache in ("int2", "kivi2"):
+        assert frame.value[cache, "perplexity_ratio"] != 1
+        assert frame.value[cache, "kl_divergence"] > 1e-4
+    assert "weights in full precision, kv_cache int2" in capfd.readouterr().out

@@ -44,6 +44,11 @@ class Prepared:
         """sha256 of the scored token ids and how they are scored."""
         return self.window_set.hash
 
+    @property
+    def longest_window(self) -> int:
+        """Tokens of the longest forward pass over the text."""
+        return max(len(window.ids) for window in self.window_set.windows)
+
 
 def prepare(config: Evaluation, tokenizer: Any, *, max_context: int, cache_dir: Path) -> Prepared:
     """Load the text and the tasks and cut the windows: everything that can fail on wrong input, before any model runs.

@@ -19,6 +19,7 @@ from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.rounding.tuner import BlockTuner, TunableScale, TunableWeight
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform.base import SiteProblem, SiteScaling
+from quantbench.models.attention import remove_caches_, set_caches_
 from quantbench.models.capture import Capture
 from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
 from quantbench.models.layer_error import layer_error
@@ -297,7 +298,7 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "fake") -> Callable[[], None]:
-    """Put a variant into ``model``: quantized linears, quantized inputs, changed parameters. Returns what undoes it.
+    """Put a variant into ``model``: quantized linears, inputs and caches, changed parameters. Returns what undoes it.
 
     execution: ``fake`` multiplies with dequantized weights, ``packed`` with codes as they are stored.
 
@@ -318,8 +319,10 @@ def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "f
         parameter = model.get_parameter(name)
         parameters.append((parameter, parameter.data))
         parameter.data = value.to(parameter.device)
+    set_caches_(model, result.caches)
 
     def undo() -> None:
+        remove_caches_(model)
         for parameter, value in parameters:
             parameter.data = value
         for name, module in modules.items():

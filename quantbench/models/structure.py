@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from quantbench.errors import InputError
+from quantbench.models.attention import watching_attention
 from quantbench.models.folds import Fold, find_folds
 from quantbench.models.trace import Call, Trace, block_call, common_parent, in_float32, trace_block
 
@@ -31,12 +32,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder block: its place, its dotted name in the model, its module, its sites in execution order."""
+    """One decoder block: its place, its dotted name in the model, its module, its sites in execution order.
+
+    attention: the module, relative to the block, that attends through transformers' interface; None if none does.
+    """
 
     index: int
     name: str
     module: nn.Module
     sites: tuple[Site, ...]
+    attention: str | None = None
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -77,13 +82,13 @@ def find_structure(model: nn.Module) -> Structure:
         raise InputError(f"no output embedding found in {type(model).__name__}: looked at get_output_embeddings()")
     call = block_call(model, modules[0])
     head_dim = _head_dim(model)
-    kinds: dict[object, tuple[Site, ...]] = {}
+    kinds: dict[object, tuple[tuple[Site, ...], str | None]] = {}
     blocks = []
     for index, module in enumerate(modules):
         kind = _kind(module)
         if kind not in kinds:
             kinds[kind] = _find_sites(module, call, head_dim, f"{list_name}.{index}")
-        blocks.append(Block(index, f"{list_name}.{index}", module, kinds[kind]))
+        blocks.append(Block(index, f"{list_name}.{index}", module, *kinds[kind]))
     return Structure(tuple(blocks), head, list_name.rpartition(".")[0], head_dim)
 
 
@@ -116,8 +121,11 @@ def _head_dim(model: nn.Module) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _find_sites(block: nn.Module, call: Call, head_dim: int, block_name: str) -> tuple[Site, ...]:
-    trace = trace_block(*in_float32(block, call))
+def _find_sites(block: nn.Module, call: Call, head_dim: int, block_name: str) -> tuple[tuple[Site, ...], str | None]:
+    """The sites of a block, and the name of its attention module."""
+    twin, call = in_float32(block, call)
+    with watching_attention(twin) as attentions:
+        trace = trace_block(twin, call)
     routers = _routers(trace)
     linears = [name for name, m in block.named_modules() if isinstance(m, nn.Linear) and name not in routers]
     missed = [name for name in linears if name not in trace.calls]
@@ -134,7 +142,8 @@ def _find_sites(block: nn.Module, call: Call, head_dim: int, block_name: str) ->
     folds = find_folds(trace, grouped, routers, head_dim)
     order = {names[0]: position for position, names in enumerate(shared.values())}
     sites = sorted((site for group in grouped for site in group), key=lambda site: order[site.linears[0]])
-    return tuple(replace(site, fold=folds.get(site.name)) for site in sites)
+    attention = attentions[0] if len(attentions) == 1 else None
+    return tuple(replace(site, fold=folds.get(site.name)) for site in sites), attention
 
 
 def _routers(trace: Trace) -> set[str]:

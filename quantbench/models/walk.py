@@ -14,6 +14,7 @@ from quantbench.errors import QuantizationError
 from quantbench.methods.rounding.tuner import BlockTuner
 from quantbench.methods.transform.base import NoTransform, SiteScaling
 from quantbench.methods.variant import Variant
+from quantbench.models.attention import remove_caches_, set_caches_
 from quantbench.models.branch import Branch, VariantResult, elapsed
 from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, remembering, run_block
 from quantbench.models.fisher import fisher_information
@@ -194,6 +195,10 @@ class _Walk:
         """Quantize one block for one variant. capture: what it shares; outputs: of the block in full precision."""
         variant, inputs, device = branch.variant, branch.inputs, self.device
         module = _copy(block, device)
+        if variant.kv_cache.quantizes:
+            assert block.attention is not None, "checks.check_model refuses such models"
+            set_caches_(module, {block.attention: variant.kv_cache})
+            branch.result.caches[f"{block.name}.{block.attention}"] = variant.kv_cache
         in_sequence = inputs is not None and variant.rounding.sequential
         on_the_way = in_sequence and isinstance(variant.transform, NoTransform)  # collected while rounding
         if inputs is not None and variant.needs_statistics and not on_the_way:
@@ -245,6 +250,8 @@ def _round_in_sequence(
         return
     # a transform changes what a site's inputs are, so the pairs come from a twin that it has changed too
     paired = None if twin is None else twin._replace(module=copy.deepcopy(module))
+    if paired is not None:
+        remove_caches_(paired.module)
     for sites in _in_sequence(block):
         solver.round(sites, _captured_stats(block, module, sites, inputs, device, twin=paired).stats)
     if not last:

@@ -53,10 +53,13 @@ def _title(identity: "RunIdentity") -> str:
 
 
 def _quantized(identity: "RunIdentity") -> str:
-    group = "per row" if identity.group_size is None else f"group {identity.group_size}"
-    symmetry = "symmetric" if identity.symmetric else "asymmetric"
-    changed = [identity.variant] if identity.variant else []
-    return ", ".join([f"{identity.format} {identity.bits} bit", group, symmetry, *changed])
+    words = ["weights in full precision"]
+    if identity.rounding != "none":
+        group = "per row" if identity.group_size is None else f"group {identity.group_size}"
+        words = [f"{identity.format} {identity.bits} bit", group, "symmetric" if identity.symmetric else "asymmetric"]
+    run_time = {"activation": identity.activation, "kv_cache": identity.kv_cache}
+    words += [f"{axis} {choice}" for axis, choice in run_time.items() if choice != "none"]
+    return ", ".join([*words, *([identity.variant] if identity.variant else [])])
 
 
 def _results(identity: "RunIdentity", measurements: Sequence[Measurement], *, unicode: bool) -> "Table":

@@ -10,6 +10,9 @@ from lm_eval.models.huggingface import HFLM
 
 from quantbench.evaluation.language_model import SharedPrefixLM
 from quantbench.evaluation.likelihood import Request, can_share, lay_out
+from quantbench.methods.kv_cache import KIVI, PerToken
+from quantbench.models.attention import set_caches_
+from quantbench.models.structure import find_structure
 from tests.models import tiny
 
 
@@ -107,3 +110,25 @@ def test_half_precision_weights_are_scored_with_an_fp32_softmax() -> None:
 def test_a_request_without_a_continuation_is_refused() -> None:
     with pytest.raises(ValueError, match="2 context and 0 continuation tokens"):
         lay_out([Request([1, 2], [])], max_length=8, hidden=32)
+
+
+@pytest.mark.parametrize(
+    ("cache", "shares"),
+    [
+        (PerToken(bits=3, group_size=4), True),
+        (PerToken(bits=3, residual_length=4), False),  # which tokens are the newest is not the same in two branches
+        (KIVI(bits=2, group_size=4, residual_length=4), False),
+    ],
+    ids=["int3", "int3-window", "kivi2"],
+)
+@pytest.mark.parametrize("name", ["gemma3", "gpt-neox"])
+def test_a_model_with_a_quantized_cache_is_scored_as_request_by_request(name: str, cache: Any, shares: bool) -> None:
+    model = tiny.build(name).double()  # so that no code depends on the order of a sum
+    ours, _ = (lm.loglikelihood(choices()) for lm in both(model))
+    full = [value for value, _ in ours]
+    set_caches_(model, {f"{b.name}.{b.attention}": cache for b in find_structure(model).blocks})
+    assert can_share(model) == shares
+    ours, theirs = (lm.loglikelihood(choices()) for lm in both(model))
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-4)
+    assert [value for value, _ in ours] != pytest.approx(full, abs=1e-2), "the cache must matter"
