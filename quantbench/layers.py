@@ -48,14 +48,14 @@ def block_curves(keys: Iterable[str], values: Iterable[float], weights: Iterable
     """
     sums: dict[str, dict[int, tuple[float, float]]] = {}
     for key, value, weight in zip(keys, values, weights, strict=True):
-        block, kind = _place(key)
+        block, kind = place(key)
         of_kind = sums.setdefault(kind, {})
         total, seen = of_kind.get(block, (0.0, 0.0))
         of_kind[block] = (total + weight * value, seen + weight)
     return {kind: {block: total / seen for block, (total, seen) in of.items()} for kind, of in sums.items()}
 
 
-def _place(key: str) -> tuple[int, str]:
+def place(key: str) -> tuple[int, str]:
     """``model.layers.3.mlp.experts.7.up_proj``: block 3, mlp.experts.up_proj."""
     parts = key.split(".")
     block = next(index for index, part in enumerate(parts) if part.isdigit())

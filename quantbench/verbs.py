@@ -7,6 +7,7 @@ VERBS = {
     "compare": "quantbench.report.compare",
     "doctor": "quantbench.doctor",
     "figure": "quantbench.report.figure",
+    "inspect": "quantbench.inspection.command",
     "list": "quantbench.listing",
     "published": "quantbench.report.published",
     "report": "quantbench.report.page",

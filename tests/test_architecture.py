@@ -24,6 +24,9 @@ ALLOWED = {
     "report": {"report", "store"} | NEUTRAL,
     "sweep": {"sweep", "run", "recording", "job", "session", "label", "config"} | NEUTRAL,
     "plugins": {"cluster", "config", "search", "session", "sweep"} | NEUTRAL,
+    "inspection": {"inspection", "checks", "config", "data", "determinants", "formats", "label", "methods", "models"}
+    | {"report", "store"}
+    | NEUTRAL,
     "search": NEUTRAL,
     "bench": {"bench", "formats", "kernels", "methods", "models", "data", "evaluation", "config", "store"} | NEUTRAL,
 }

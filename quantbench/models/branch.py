@@ -22,8 +22,8 @@ class VariantResult:
     """What quantizing changed: quantized linears and rescaled parameters by their names in the model, and notes.
 
     inputs: what quantizes the inputs of linears at run time, by their names, quantized or not; caches: how attention
-    modules store keys and values, by their names; latent: what was rounded, for training to go on from, by the names of
-    the linears; losses: of the steps of training; layers: the error of each quantized linear, by the same names;
+    modules store keys and values, by their names; latent: what was rounded, where it was to be kept, by the names of the
+    linears; losses: of the steps of training; layers: the error of each quantized linear, by the same names;
     seconds: of the walk, spent on this variant alone; shared_seconds: spent on what it has in common with others and
     would have cost it as much alone.
     """
@@ -44,11 +44,12 @@ class VariantResult:
 class Branch:
     """A variant in the walk.
 
-    inputs: its own hidden states, where it is calibrated on what its quantized blocks produce; error: why it left the
-    walk, None while it takes part.
+    keep_latent: whether its result keeps what was rounded; inputs: its own hidden states, where it is calibrated on
+    what its quantized blocks produce; error: why it left the walk, None while it takes part.
     """
 
     variant: Variant
+    keep_latent: bool = False
     result: VariantResult = field(default_factory=VariantResult)
     inputs: BlockInputs | None = None
     error: Exception | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantbench.models.capture import BlockInputs, block_inputs, returns_tuple, run_block
+from quantbench.models.linear import linear_at
 from quantbench.models.sensitivity import Sensitivity, Trial
 from quantbench.models.structure import Block, Structure
 
@@ -34,14 +35,17 @@ class OneLinearDivergence(Sensitivity):
         self.inputs = BlockInputs([self._run(block, hidden) for hidden in self.inputs.hidden], self.inputs.calls)
 
     def loss(self, trial: Trial) -> float:
-        linear = trial.block.module.get_submodule(trial.name)
-        assert isinstance(linear, nn.Linear)
+        linear = linear_at(trial.block.module, trial.name)
         kept = linear.weight.data
         try:
-            linear.weight.data = trial.rounded.to(kept.dtype)
-            changed = self._after(trial.block)
+            linear.weight.data = trial.rounded.to(kept)
+            return self.of_change_in(trial.block)
         finally:
             linear.weight.data = kept
+
+    def of_change_in(self, block: Block) -> float:
+        """The divergence of the model as it now is, changed in ``block`` alone."""
+        changed = self._after(block)
         total = sum(self._divergence(p, q) for p, q in zip(self.last, changed, strict=True))
         return total / sum(hidden.shape[1] for hidden in self.last)
 

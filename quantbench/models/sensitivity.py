@@ -66,5 +66,8 @@ class FisherError(Sensitivity):
     fisher: Mapping[str, Tensor]
 
     def loss(self, trial: Trial) -> float:
-        fisher = self.fisher[f"{trial.block.name}.{trial.name}"].to(trial.weight.device)
-        return float((fisher * (trial.rounded - trial.weight).square()).sum())
+        return self.change(f"{trial.block.name}.{trial.name}", trial.rounded - trial.weight)
+
+    def change(self, name: str, delta: Tensor) -> float:
+        """Of a linear by its full name, whose weight changes by ``delta`` [out, in]."""
+        return float((self.fisher[name].to(delta.device) * delta.square()).sum())

@@ -53,8 +53,13 @@ class BlockSolver:
         device: torch.device,
         *,
         fisher: Mapping[str, Tensor] | None = None,
+        keep_latent: bool = False,
     ) -> None:
-        """fisher: mean squared gradients of the model's weights [out, in], by the linear's full name."""
+        """fisher: mean squared gradients of the model's weights [out, in], by the linear's full name.
+
+        keep_latent: whether the result keeps what was rounded.
+        """
+        self.keep_latent = keep_latent
         self.block, self.module, self.variant, self.result, self.device = block, module, variant, result, device
         names = [name for site in block.sites for name in site.linears if self._full_name(name) in (fisher or {})]
         self.fisher = {name: fisher[self._full_name(name)] for name in names} if fisher else {}
@@ -203,7 +208,7 @@ class BlockSolver:
         full: what was rounded; stats: of the inputs it reads, where they are known.
         """
         self.result.layers[self._full_name(name)] = layer_error(full, weight, stats)
-        if self.variant.training.needs_latent:
+        if self.keep_latent:
             self.result.latent[self._full_name(name)] = full.to("cpu")
         linear = self._linear(name)
         inputs = self.result.inputs.get(self._full_name(name))

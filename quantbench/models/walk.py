@@ -61,20 +61,22 @@ def quantize_each(
     *,
     device: torch.device,
     cache: StatisticsCache | None = None,
+    keep_latent: bool = False,
 ) -> list[VariantResult | Exception]:
     """Quantize every variant in one walk; one that fails leaves the walk, and its error stands in its place.
 
     One block at a time is on ``device``; hidden states stay on the host. ids: calibration tokens [samples, seqlen],
     None when no variant needs any. Variants with ``statistics=fp`` share one capture of each block, or what ``cache``
     has of it; those with ``propagate`` advance side by side, each on its own hidden states, beside those of full
-    precision where a variant compares the two.
+    precision where a variant compares the two. keep_latent: for every variant, which takes as much memory as the
+    linears.
 
     Raises:
         ValueError: a variant needs calibration and ``ids`` is None.
     """
     if ids is None and any(v.needs_calibration for v in variants):
         raise ValueError("calibration tokens are required by a variant")
-    branches = [Branch(variant) for variant in variants]
+    branches = [Branch(variant, keep_latent or variant.training.needs_latent) for variant in variants]
     for branch in branches:
         with branch.own_work(device):
             branch.variant, branch.result.notes = planned(model, structure, branch.variant, ids, device)
@@ -205,7 +207,9 @@ class _Walk:
             paired = twin if variant.needs_pairs and not in_sequence else None
             capture = _captured(block, module, [variant], inputs, device, twin=paired)
         fisher = self.fisher if variant.needs_fisher else None
-        solver = BlockSolver(block, module, variant, capture, branch.result, device, fisher=fisher)
+        solver = BlockSolver(
+            block, module, variant, capture, branch.result, device, fisher=fisher, keep_latent=branch.keep_latent
+        )
         solver.transform()
         solver.quantize_inputs()
         if isinstance(variant.rounding, BlockTuner):

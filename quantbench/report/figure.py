@@ -126,10 +126,19 @@ def _paths(output: str, formats: str | None) -> list[Path]:
         if path.suffix[1:] not in FORMATS:
             raise InputError(f"-o {output}: end it in .{', .'.join(FORMATS)}, or give --formats {','.join(FORMATS)}")
         return [path]
-    names = formats.split(",")
+    return [path.with_name(f"{path.name}.{name}") for name in check_formats(formats)]
+
+
+def check_formats(given: str) -> list[str]:
+    """File formats from what was given to ``--formats``.
+
+    Raises:
+        InputError: one that cannot be written.
+    """
+    names = given.split(",")
     if unknown := [name for name in names if name not in FORMATS]:
         raise InputError(f"--formats {unknown[0]}: allowed are {', '.join(FORMATS)}")
-    return [path.with_name(f"{path.name}.{name}") for name in dict.fromkeys(names)]
+    return list(dict.fromkeys(names))
 
 
 def _save(path: Path, content: bytes) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from quantbench.formats import FP8, MXFP4, NVFP4, Codebook, Format, IntFormat
+from quantbench.formats import FP8, MXFP4, NVFP4, Codebook, Format, IntFormat, QuantizedWeight
 from quantbench.methods.component import Component
 from quantbench.methods.patterns import matches
 
@@ -18,6 +18,10 @@ class InputQuantizer(ABC):
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., tokens, in] -> the values that its codes stand for, same shape and dtype."""
+
+    def quantized(self, x: Tensor) -> QuantizedWeight | None:
+        """The codes of x [..., tokens, in], in rows that share a scale; None where they are not all there is."""
+        return None
 
 
 @dataclass
