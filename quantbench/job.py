@@ -79,7 +79,10 @@ class Job:
     @property
     def basis_key(self) -> str | None:
         """How the whole model is rewritten; None where it is quantized as it is."""
-        return None if self.rewrite is None else repr(self.rewrite)
+        if self.rewrite is None:
+            return None
+        fitted_to = (self.config.activation, self.config.kv_cache) if self.rewrite.learns else ()
+        return repr((self.rewrite, *fitted_to))
 
 
 def plan_job(config: RunConfig, label: Label, session: Session) -> Job:

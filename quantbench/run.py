@@ -21,13 +21,16 @@ from quantbench.label import Label
 from quantbench.layers import layer_measurements
 from quantbench.measurement import Measurement
 from quantbench.methods.training import FineTuning
+from quantbench.methods.transform import SpinQuant
 from quantbench.models.attention import cache_measurements
+from quantbench.models.basis import Basis, Turn
 from quantbench.models.branch import VariantResult
 from quantbench.models.load import load
 from quantbench.models.memory import plan_memory
 from quantbench.models.packed import check_packed_weights, weight_bytes
 from quantbench.models.rewrite import check_rewrite, rewrite_
 from quantbench.models.solve import apply_result
+from quantbench.models.spin import learn_turn
 from quantbench.models.statistics_cache import StatisticsCache
 from quantbench.models.structure import Structure, find_structure
 from quantbench.models.walk import quantize_each
@@ -230,8 +233,19 @@ def _rotate(job: Job, group: _Group, session: Session) -> None:
     if job.rewrite is not None:
         session.forget()
         with group.common.stage("rotate"):
-            group.notes = rewrite_(group.model.to(group.device), group.structure, job.rewrite)
+            learn = partial(_turn, job, group, session)
+            group.notes = rewrite_(group.model.to(group.device), group.structure, job.rewrite, learn)
             group.structure = find_structure(group.model.to("cpu"))
+
+
+def _turn(job: Job, group: _Group, session: Session, structure: Structure, basis: Basis) -> Turn:
+    """What a learned rotation comes to for the group's runs."""
+    transform, ids = job.rewrite, group.ids
+    assert isinstance(transform, SpinQuant)
+    assert ids is not None
+    key = job.reference_key, job.calibration_key, job.basis_key
+    learn = partial(learn_turn, group.model, transform, job.config.variant(), ids, structure, basis)
+    return session.turn(key, learn)
 
 
 def _parts(jobs: list[Job], group: _Group) -> list[list[Job]]:

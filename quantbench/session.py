@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantbench.evaluation.evaluate import Prepared
+from quantbench.models.basis import Turn
 from quantbench.models.identity import ModelIdentity
 from quantbench.models.load import LoadedModel, Model, identify
 from quantbench.models.structure import Structure
@@ -32,6 +33,7 @@ class Session:
         self._reference: Reference | None = None
         self._identities: dict[str, ModelIdentity] = {}
         self._stores: dict[str, Store] = {}
+        self._turns: dict[Hashable, Turn] = {}
 
     def store(self, folder: str) -> Store:
         """The store in a folder, with the claims of this process."""
@@ -50,6 +52,12 @@ class Session:
             self.forget()  # before the next one is loaded: two models need not fit
             self._reference, self._key = make(), key
         return self._reference
+
+    def turn(self, key: Hashable, learn: Callable[[], Turn]) -> Turn:
+        """The rotation learned for ``key`` (everything it depends on); learned once."""
+        if key not in self._turns:
+            self._turns[key] = learn()
+        return self._turns[key]
 
     def forget(self) -> None:
         """Let go of the reference, because its model is no longer what was loaded."""

@@ -12,7 +12,7 @@ from quantbench.methods.range.kmeans import KMeans
 from quantbench.methods.rounding.base import Rounding
 from quantbench.methods.rounding.tuner import BlockTuner
 from quantbench.methods.training import NoTraining, Training
-from quantbench.methods.transform.base import Transform
+from quantbench.methods.transform.base import ModelTransform, Transform
 
 STATISTICS = ("propagate", "fp")
 
@@ -58,9 +58,14 @@ class Variant:
         return self.needs_statistics or isinstance(self.rounding, BlockTuner)
 
     @property
+    def learns(self) -> bool:
+        """Whether its transform of the whole model is fitted to what it quantizes at run time."""
+        return self.quantizes and isinstance(self.transform, ModelTransform) and self.transform.learns
+
+    @property
     def needs_calibration(self) -> bool:
-        """Whether any calibration tokens are needed: in the walk, or to train the model on."""
-        return self.walks_tokens or self.training.needs_text
+        """Whether any calibration tokens are needed: in the walk, or to fit a transform or train the model on."""
+        return self.walks_tokens or self.learns or self.training.needs_text
 
     @property
     def needs_fisher(self) -> bool:

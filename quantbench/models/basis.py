@@ -39,6 +39,24 @@ class Basis:
                 yield site, rotation
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Orthogonal matrices that a rotated model's basis is multiplied with, on the host in fp64, and notes on them.
+
+    stream [width, width]; heads [head_dim, head_dim], one for each block, None where its values stay.
+    """
+
+    stream: Tensor
+    heads: tuple[Tensor | None, ...]
+    notes: tuple[str, ...] = ()
+
+    def basis(self, start: Basis, *, device: torch.device) -> Basis:
+        """What a model that is in the basis ``start``, but for what runs online, is to be rewritten in."""
+        heads = tuple(None if h is None else ChannelRotation(len(h), dense=h.to(device)) for h in self.heads)
+        stream = ChannelRotation(len(self.stream), dense=self.stream.to(device))
+        return Basis(stream, heads, centred=False, online=start.online)
+
+
 def draw_basis(rotation: Rotation, structure: Structure, width: int, *, centred: bool, device: torch.device) -> Basis:
     """The basis for residual streams of ``width`` channels.
 
@@ -71,6 +89,16 @@ def _online(
             across = rotation.online_rotation(heads, generator, device)
             return ChannelRotation(size, across.dense, across.signs, across.core, across.block, stride=within)
     return rotation.online_rotation(size, generator, device)
+
+
+def readers(block: Block, width: int) -> list[Fold]:
+    """One fold for each norm that reads the stream; the norm of what an attention or MLP is about to write does not."""
+    found: dict[str, Fold] = {}
+    for site in block.sites:
+        norm_fed = site.fold is not None and site.fold.norm_offset is not None
+        if site.fold is not None and norm_fed and columns(block, site) == width and not site.role.endswith("_out"):
+            found[site.fold.producer] = site.fold
+    return list(found.values())
 
 
 def find_values(block: Block, head_dim: int) -> Fold | None:

@@ -4,6 +4,7 @@ The rotation is a child of the linear and a hook before it, so that the linear k
 trace of a block, calibration, input quantizers) sees a linear whose inputs are rotated.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from weakref import ReferenceType, ref
@@ -20,6 +21,31 @@ _CHILD = "rotation"
 _TENSORS = ("dense", "signs", "core")
 
 
+class Remembered:
+    """The result for the last input, as long as that lives: readers of one tensor share what is made of it."""
+
+    def __init__(self) -> None:
+        self._input: ReferenceType[Tensor] | None = None
+        self._output: Tensor | None = None
+        self._key: object = None
+
+    def of(self, x: Tensor, compute: Callable[[Tensor], Tensor], key: object = None) -> Tensor:
+        """compute(x), or what it gave for this very tensor and key the last time."""
+        output = self._output
+        if output is None or self._input is None or self._input() is not x or self._key != key:
+            output = compute(x)
+            self._input, self._key = ref(x, self._forget), key  # first: to let go of the old output may end its input
+            self._output = output
+        return output
+
+    def _forget(self, gone: "ReferenceType[Tensor]") -> None:
+        if gone is self._input:
+            self._input = self._output = None
+
+    def __reduce__(self) -> tuple[type["Remembered"], tuple[()]]:
+        return Remembered, ()  # a copy begins without
+
+
 class OnlineRotation(nn.Module):
     """x -> x Q, computed once for all linears that read one tensor; they then share the result, too."""
 
@@ -33,8 +59,7 @@ class OnlineRotation(nn.Module):
         for name in _TENSORS:
             tensor = getattr(rotation, name)
             self.register_buffer(name, None if tensor is None else tensor.float())
-        self._input: ReferenceType[Tensor] | None = None
-        self._output: Tensor | None = None
+        self._last = Remembered()
 
     @property
     def rotation(self) -> ChannelRotation:
@@ -43,17 +68,7 @@ class OnlineRotation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., size] -> [..., size]."""
-        if self._output is None or self._input is None or self._input() is not x:
-            self._output = self.rotation(x)
-            self._input = ref(x, self._forget)
-        return self._output
-
-    def _forget(self, gone: "ReferenceType[Tensor]") -> None:
-        if gone is self._input:
-            self._input = self._output = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_input": None, "_output": None}
+        return self._last.of(x, self.rotation)
 
     def extra_repr(self) -> str:
         return f"size={self._rotation.size}, block={self._rotation.block}"

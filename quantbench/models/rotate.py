@@ -7,9 +7,9 @@ are centred too, and the norm is replaced. Whether an architecture is of this ki
 kind computes after the rewrite, before the model is touched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from quantbench.errors import InputError
 from quantbench.methods.transform.rotation import ChannelRotation, Rotation
-from quantbench.models.basis import Basis, columns, draw_basis, find_values
+from quantbench.models.basis import Basis, Turn, draw_basis, find_values, readers
 from quantbench.models.capture import split_hidden
 from quantbench.models.folds import Fold, is_norm, norm_offset
 from quantbench.models.online import rotate_input_
-from quantbench.models.structure import Block, Structure
+from quantbench.models.structure import Block, Structure, find_structure
 from quantbench.models.trace import TOKENS, Call, block_call, first_tensor, in_float32
 
 _BLOCK_TOLERANCE = 1e-4  # of the largest output of a block, in float32
@@ -49,24 +49,43 @@ def check_rotation(model: nn.Module, structure: Structure, rotation: Rotation) -
 
 
 @torch.no_grad()
-def rotate_(model: nn.Module, structure: Structure, rotation: Rotation) -> list[str]:
+def rotate_(
+    model: nn.Module, structure: Structure, rotation: Rotation, learn: Callable[[Structure, Basis], Turn] | None = None
+) -> list[str]:
     """Rewrite a canonical model in place, where it lies, so that it computes the same; returns what was done, in words.
 
     Every norm's gain becomes one and a tied output embedding a matrix of its own; the structure must be found again.
-    Computed in float64 and rounded once to the dtype of each weight.
+    Computed in float64 and rounded once to the dtype of each weight. learn: finds out, on the rotated model, how to
+    turn its basis further before what runs online is put in.
 
     Raises:
         InputError: what ``check_rotation`` refuses, with the model unchanged; or the logits moved, and it is changed.
     """
     ends, basis = _prepare(model, structure, rotation)
-    before, tied = _logits(model), ends.head.weight is ends.embeddings[0].weight
+    tied = ends.head.weight is ends.embeddings[0].weight
+    if learn is None:
+        _apply_(model, structure, ends, basis)
+        return _notes(rotation, basis, structure, tied=tied)
+    _apply_(model, structure, ends, replace(basis, online={}))
+    structure = find_structure(model)
+    turn = learn(structure, basis)
+    _apply_(model, structure, ends, turn.basis(basis, device=ends.head.weight.device))
+    return [*_notes(rotation, basis, structure, tied=tied), *turn.notes]
+
+
+def _apply_(model: nn.Module, structure: Structure, ends: _Ends, basis: Basis) -> None:
+    """Rewrite a model in a basis.
+
+    Raises:
+        InputError: its logits moved.
+    """
+    before = _logits(model)
     for block in structure.blocks:
         _rotate_block_(block.module, block, basis)
     _rotate_ends_(model, ends, basis)
     change = _typical_change(_logits(model), before)
     if not change <= (_LOGITS_TOLERANCE if before.dtype == torch.float32 else _LOGITS_TOLERANCE_16):
         raise _refusal(model, f"its logits change by {change:.1g} of their spread")
-    return _notes(rotation, basis, structure, tied=tied)
 
 
 def _prepare(model: nn.Module, structure: Structure, rotation: Rotation) -> tuple[_Ends, Basis]:
@@ -74,7 +93,7 @@ def _prepare(model: nn.Module, structure: Structure, rotation: Rotation) -> tupl
     width = model.config.get_text_config().hidden_size  # type: ignore[operator, union-attr]
     ends = _find_ends(model, structure, width)
     norms = [model.get_submodule(ends.final_norm)]
-    norms += [b.module.get_submodule(fold.producer) for b in structure.blocks for fold in _readers(b, width)]
+    norms += [b.module.get_submodule(fold.producer) for b in structure.blocks for fold in readers(b, width)]
     centre = any(isinstance(norm, nn.LayerNorm) for norm in norms)
     try:
         basis = draw_basis(rotation, structure, width, centred=centre, device=ends.head.weight.device)
@@ -103,16 +122,6 @@ def _find_ends(model: nn.Module, structure: Structure, width: int) -> _Ends:
     return _Ends(tables, norms[0], head)
 
 
-def _readers(block: Block, width: int) -> list[Fold]:
-    """One fold for each norm that reads the stream; the norm of what an attention or MLP is about to write does not."""
-    found: dict[str, Fold] = {}
-    for site in block.sites:
-        norm_fed = site.fold is not None and site.fold.norm_offset is not None
-        if site.fold is not None and norm_fed and columns(block, site) == width and not site.role.endswith("_out"):
-            found[site.fold.producer] = site.fold
-    return list(found.values())
-
-
 def _check_block(model: nn.Module, block: Block, call: Call, basis: Basis) -> None:
     """Rotate a float32 copy of the block and compare: f'(h Q) must be f(h) Q."""
     module, call = in_float32(block.module, call)
@@ -123,10 +132,10 @@ def _check_block(model: nn.Module, block: Block, call: Call, basis: Basis) -> No
     error = float((actual - expected).abs().max() / expected.abs().max())
     if error <= _BLOCK_TOLERANCE:
         return
-    width, readers = basis.stream.size, {fold.producer for fold in _readers(block, basis.stream.size)}
+    width, known_norms = basis.stream.size, {fold.producer for fold in readers(block, basis.stream.size)}
     inner = tuple(f"{site.parent}." for site in block.sites if site.parent)
     for name, child in block.module.named_modules():
-        known = name in readers or name.startswith(inner)
+        known = name in known_norms or name.startswith(inner)
         if not known and is_norm(child) and next(child.parameters()).numel() == width:
             raise _refusal(model, f"{block.name}.{name} normalizes what is added to the residual stream")
     raise _refusal(model, f"{block.name} would compute something else ({error:.1g} of its largest output)")
@@ -143,7 +152,7 @@ def _rotate_block_(module: nn.Module, block: Block, basis: Basis) -> None:
     """Rotate ``module``, which is the block's or a copy of it."""
     with _in_float64(module):
         reading: set[str] = set()
-        for fold in _readers(block, basis.stream.size):
+        for fold in readers(block, basis.stream.size):
             gain, shift = _strip_norm_(module, fold.producer, fold.norm_offset or 0.0)
             for name in fold.consumers:
                 _read_(module.get_submodule(name), gain, shift, basis.stream)

@@ -148,4 +148,4 @@ def test_linears_of_one_tensor_share_its_rotation_and_nothing_is_kept():
     assert copied[0].rotation is copied[1].rotation is not rotation
     del x
     gc.collect()
-    assert rotation._output is None
+    assert rotation._last._output is None

@@ -5,6 +5,7 @@ from quantbench.methods.transform.base import ModelTransform, NoTransform, SiteP
 from quantbench.methods.transform.block_hadamard import BlockHadamard
 from quantbench.methods.transform.rotation import Hadamard, RandomRotation, Rotation
 from quantbench.methods.transform.smooth import SmoothQuant
+from quantbench.methods.transform.spinquant import SpinQuant
 
 __all__ = [
     "AWQ",
@@ -17,5 +18,6 @@ __all__ = [
     "SiteProblem",
     "SiteScaling",
     "SmoothQuant",
+    "SpinQuant",
     "Transform",
 ]

@@ -62,6 +62,11 @@ class NoTransform(Transform):
 class ModelTransform(Transform, ABC):
     """A rewrite of the whole model before its blocks are quantized, which all runs that have it can share."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether it is fitted, on calibration tokens, to what the run quantizes at run time."""
+        return False
+
 
 @dataclass
 class SiteScaling(Transform, ABC):

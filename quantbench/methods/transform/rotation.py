@@ -29,22 +29,27 @@ class ChannelRotation:
     block: int = 1
     stride: int = 1
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [..., size] times Q, in the dtype of x."""
+    def __call__(self, x: Tensor, *, back: bool = False) -> Tensor:
+        """x [..., size] times Q, or ``back`` times its inverse, in the dtype of x."""
         if self.stride > 1:
             apart = x.unflatten(-1, (-1, self.stride)).transpose(-1, -2)
-            return self._rotated(apart).transpose(-1, -2).flatten(-2)
-        return self._rotated(x)
+            return self._rotated(apart, back).transpose(-1, -2).flatten(-2)
+        return self._rotated(x, back)
 
-    def _rotated(self, x: Tensor) -> Tensor:
+    def _rotated(self, x: Tensor, back: bool) -> Tensor:
         if self.dense is not None:
-            return x @ self.dense.to(x)
-        x = x if self.signs is None else x * self.signs.to(x)
+            dense = self.dense.to(x)
+            return x @ (dense.T if back else dense)
+        signs = 1 if self.signs is None else self.signs.to(x)
+        return self._mixed(x, back) * signs if back else self._mixed(x * signs, back)
+
+    def _mixed(self, x: Tensor, back: bool) -> Tensor:
         if self.core is None:
-            return transform(x, self.block)
-        order = len(self.core)
-        mixed = (x.unflatten(-1, (-1, order)) @ self.core.to(x)).unflatten(-2, (-1, self.block // order))
-        return transform(mixed.transpose(-1, -2), self.block // order).transpose(-1, -2).reshape(x.shape)
+            return transform(x, self.block)  # symmetric: its own inverse
+        order, core = len(self.core), self.core.to(x)
+        mixed = x.unflatten(-1, (-1, order)) @ (core.T if back else core)
+        mixed = mixed.unflatten(-2, (-1, self.block // order)).transpose(-1, -2)
+        return transform(mixed, self.block // order).transpose(-1, -2).reshape(x.shape)
 
 
 @dataclass
