@@ -27,6 +27,7 @@ NEEDED |= {("format", option): as_overrides(natural_numbers(option)) for option 
 NEEDED |= {("range", "absmean_centered"): ["format=binary", "bits=1"]}
 NEEDED |= {("range", option): ["format=lut"] for option in ("kmeans", "kmeans_hessian", "kmeans_uniform")}
 NEEDED["format", "lut"] = [*NEEDED["format", "lut"], "range=kmeans"]
+NEEDED["transform", "spinquant"] = ["activation=int4_token"]
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
 
 
