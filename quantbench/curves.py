@@ -6,10 +6,12 @@ import numpy as np
 
 from quantbench.layers import LAYER_METRICS
 from quantbench.measurement import Measurement, Samples
+from quantbench.timings import TIME_METRICS
 
 TRAIN_LOSS = "train_loss"
-# What was done to the model, not how good it is: no interval, and no test, is made of their samples.
-DIAGNOSTICS = (*LAYER_METRICS, TRAIN_LOSS)
+# What was done to the model, or where its time goes, not how good it is: no interval, and no test, is made of their
+# samples.
+DIAGNOSTICS = (*LAYER_METRICS, *TIME_METRICS, TRAIN_LOSS)
 _TASK = "training"
 _MOST = 1000  # points of a curve
 _END = 0.1  # of the steps: their mean is the loss at the end

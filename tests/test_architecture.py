@@ -9,7 +9,7 @@ import quantbench
 
 ROOT = Path(quantbench.__file__).parent
 NEUTRAL = {"processor", "errors", "progress", "measurement", "statistics", "paths", "axes", "arguments"}
-NEUTRAL |= {"layers", "curves"}
+NEUTRAL |= {"layers", "curves", "timings"}
 ALLOWED = {
     "formats": {"formats"},
     "kernels": {"formats", "kernels"},

@@ -71,7 +71,8 @@ def in_windows(row: Row) -> bool:
 
 
 def is_diagnostic(row: Row) -> bool:
-    """Whether the row says what was done to the model (its layers' errors, its training), and not how well it does."""
+    """Whether the row says what was done to the model (its layers' errors, its training) or where its time goes, and
+    not how well it does."""
     return row["metric"] in DIAGNOSTICS
 
 

@@ -13,6 +13,7 @@ from quantbench.layers import LAYER_METRICS
 from quantbench.measurement import Measurement
 from quantbench.report.numbers import decimals, fixed, size
 from quantbench.report.output import emit, is_unicode
+from quantbench.timings import TIME_METRICS, shares
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,7 @@ def show_run(
     console.print()
     console.print(_title(identity), style="bold" if live else "")
     console.print(_results(identity, measurements, unicode=unicode))
-    for label, value in _layers(measurements) + _training(measurements) + _facts(identity):
+    for label, value in _layers(measurements) + _times(measurements) + _training(measurements) + _facts(identity):
         line = textwrap.fill(f"{label:<{_LABEL_WIDTH}}{value}", width, subsequent_indent=" " * _LABEL_WIDTH)
         console.print(line, soft_wrap=True)
     # Never wrapped: a path is there to be copied.
@@ -101,6 +102,15 @@ def _layers(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
     found = [item for item in measurements if item.metric in LAYER_METRICS]
     errors = ", ".join(f"{item.metric.removesuffix('_error')}s {item.value:.3g}" for item in found)
     return [("layer error", f"{errors} (relative, squared; mean of {found[0].count} linears)")] if found else []
+
+
+def _times(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
+    """A line for each pass that was taken apart: what its time went to."""
+    found = [item for item in measurements if item.metric in TIME_METRICS]
+    return [
+        (item.metric.replace("_", " "), f"{item.task}, {item.value * 1e3:.3g} ms a pass: {shares(item)}")
+        for item in found
+    ]
 
 
 def _training(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
