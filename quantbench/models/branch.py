@@ -22,7 +22,7 @@ class VariantResult:
     """What quantizing changed: quantized linears and rescaled parameters by their names in the model, and notes.
 
     inputs: what quantizes the inputs of linears at run time, by their names, quantized or not; caches: how attention
-    modules store keys and values, by their names; latent: what was rounded, where it was to be kept, by the names of the
+    modules store keys and values, by their names; latent: what was rounded, where it is kept, by the names of the
     linears; losses: of the steps of training; layers: the error of each quantized linear, by the same names;
     seconds: of the walk, spent on this variant alone; shared_seconds: spent on what it has in common with others and
     would have cost it as much alone.

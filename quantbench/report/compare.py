@@ -14,6 +14,7 @@ from quantbench.report.cells import INCIDENTAL, differing_fields
 from quantbench.report.numbers import text
 from quantbench.report.output import emit
 from quantbench.report.pairing import Comparison, Pairing
+from quantbench.report.seeds import SEED, paired_seeds
 from quantbench.report.selection import Query, Row, mixed, select, value_of, values_text
 from quantbench.report.sentences import describe, named, sentence
 from quantbench.statistics import AnswerChanges, holm
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 # The ratio is perplexity's own comparison, the floor belongs to the text, and neither layers nor steps are a sample.
 _NOT_COMPARED = ("perplexity_ratio", "entropy_floor", *DIAGNOSTICS)
-# What may differ between the runs of one configuration, and what no setting of a run is.
-_SEED = ("seed", "calibration_hash")
+# What no setting of a run is.
 _NOT_SETTINGS = ("run_id", "metric", "task", "count", "unit", "higher_is_better")
 
 
@@ -68,7 +68,7 @@ def compare(results: str, a: str, b: str) -> tuple[list[list[Row]], list[Finding
         raise InputError(f"A and B cannot be compared: {field} differs ({', '.join(sorted(values))})")
     if {row["run_id"] for row in sides[0]} & {row["run_id"] for row in sides[1]}:
         raise InputError(f"A and B share a run ({sides[0][0]['run_id']}): give two configurations")
-    return sides, _findings(Pairing(Store(results)), [_paired_seeds(first[key], second[key]) for key in shared])
+    return sides, _findings(Pairing(Store(results)), [paired_seeds(first[key], second[key]) for key in shared])
 
 
 def _findings(pairing: Pairing, sides: Sequence[tuple[list[Row], list[Row]]]) -> list[Finding]:
@@ -92,7 +92,7 @@ def _side(frame: "pd.DataFrame", name: str, given: str) -> list[Row]:
         # A table keeps full precision beside bits=4; here it would be a second configuration.
         rows = [row for row in rows if row["bits"] is not None]
     runs = list({row["run_id"]: row for row in rows}.values())
-    differing = differing_fields(runs, (*_SEED, *_NOT_SETTINGS))
+    differing = differing_fields(runs, (*SEED, *_NOT_SETTINGS))
     if differing and (differing[0] not in INCIDENTAL or len({row["seed"] for row in runs}) < len(runs)):
         told = "; ".join(f"{field}: {values_text(runs, field, most=4)}" for field in differing[:4])
         raise InputError(
@@ -136,18 +136,6 @@ def _by_measure(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 def _measures(rows: Iterable[tuple[str, str]]) -> str:
     return ", ".join(" on ".join(key) for key in list(rows)[:4])
-
-
-def _paired_seeds(a: list[Row], b: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Both sides in the order of the seeds; the seeds that both have, where both have several."""
-    a, b = (sorted(side, key=lambda row: row["seed"]) for side in (a, b))
-    if len(a) > 1 and len(b) > 1:
-        common = {row["seed"] for row in a} & {row["seed"] for row in b}
-        if not common:
-            seeds = (", ".join(str(row["seed"]) for row in side) for side in (a, b))
-            raise InputError("A has seeds {} and B {}: none in common; add seed=N on one side".format(*seeds))
-        a, b = ([row for row in side if row["seed"] in common] for side in (a, b))
-    return a, b
 
 
 def _text(sides: Sequence[list[Row]], findings: Sequence[Finding]) -> str:

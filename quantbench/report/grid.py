@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from quantbench.report.caption import CONTAMINATED, label
 from quantbench.report.cells import Cells
-from quantbench.report.numbers import rounded, size, text
+from quantbench.report.numbers import decimals, fixed, rounded, size, text
 from quantbench.report.published import Published, match
+from quantbench.report.seeds import runs_of
 from quantbench.report.selection import Key, Query, Row, is_reference, value_of
 from quantbench.report.significance import Ranking
 
@@ -18,10 +19,11 @@ _NAMES = {"bits_per_weight": "bits/weight", "model_bytes": "model size", "quanti
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as written and with every digit (``raw``), its emphasis and its footnote mark."""
+    """A number as written and with every digit (``raw``), half of an average's interval, emphasis, footnote mark."""
 
     text: str
     raw: str = ""
+    half: str = ""
     best: bool = False
     tied: bool = False
     mark: str = ""
@@ -94,10 +96,17 @@ def _number(row: Row | None, place: tuple[Key, Key], ranking: Ranking) -> Cell:
     return Cell(
         written,
         repr(row["value"]),
+        half=_half(row) if len(runs_of(row)) > 1 else "",
         best=place in ranking.best,
         tied=place in ranking.tied,
         mark=CONTAMINATED if row["contaminated"] else "",
     )
+
+
+def _half(row: Row) -> str:
+    """Half of the interval, to the digits of the number before it; nothing where there is none."""
+    low, high = row["ci_low"], row["ci_high"]
+    return "" if low is None or high is None else fixed((high - low) / 2, decimals(row["value"], low=low, high=high))
 
 
 def _varies(cells: Cells, field: str) -> bool:
@@ -119,7 +128,8 @@ def _fact(row: Row | None, field: str) -> Cell:
         return Cell(MISSING)
     if field.endswith("_bytes"):
         return Cell(size(value), str(value))
-    return Cell(f"{value:.2f}" if field == "bits_per_weight" else text(value), text(value))
+    raw = repr(value) if isinstance(value, float) else text(value)
+    return Cell(f"{value:.2f}" if field == "bits_per_weight" else text(value), raw)
 
 
 def _published(row: Row | None, published: Sequence[Published]) -> Cell:

@@ -28,4 +28,5 @@ def html(grid: Grid, title: str, notes: Sequence[str]) -> str:
 def _written(cell: Cell) -> str:
     number = escape(cell.text)
     number = f"<strong>{number}</strong>" if cell.best else f"<u>{number}</u>" if cell.tied else number
-    return f"<td>{number}{escape(cell.mark)}</td>"
+    half = f" ± {escape(cell.half)}" if cell.half else ""
+    return f"<td>{number}{escape(cell.mark)}{half}</td>"

@@ -67,9 +67,10 @@ def _written(cell: Cell, decimals: int) -> str:
     # What a number lacks behind the point is left blank, and marks take no room: points stand below each other.
     own = _decimals(cell)
     blank = ("" if own else ".") + "0" * (decimals - own) if decimals > own else ""
-    padding = rf"\phantom{{{blank}}}" if blank and "e" not in cell.text else ""
+    padding = rf"\phantom{{{blank}}}" if blank and "e" not in cell.text and not cell.half else ""
     mark = rf"\rlap{{{escape(cell.mark)}}}" if cell.mark else ""
-    return number + mark + padding
+    half = rf"\,$\pm$\,\num{{{cell.half}}}" if cell.half else ""
+    return number + half + mark + padding
 
 
 def _decimals(cell: Cell) -> int:

@@ -33,7 +33,8 @@ def markdown(grid: Grid, title: str, notes: Sequence[str]) -> str:
 
 def _written(cell: Cell) -> str:
     number = _pipes(cell.text)
-    return (f"**{number}**" if cell.best else f"<u>{number}</u>" if cell.tied else number) + cell.mark
+    number = f"**{number}**" if cell.best else f"<u>{number}</u>" if cell.tied else number
+    return number + cell.mark + (f" ± {cell.half}" if cell.half else "")
 
 
 def _pipes(part: str) -> str:

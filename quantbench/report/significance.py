@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from quantbench.errors import InputError
 from quantbench.report.cells import Cells
 from quantbench.report.pairing import Pairing
+from quantbench.report.seeds import paired_seeds, runs_of
 from quantbench.report.selection import Key, Query, Row, is_reference, mixed
 from quantbench.statistics import CONFIDENCE, holm
 
@@ -61,7 +62,7 @@ def rank(cells: Cells, query: Query, pairing: Pairing | None) -> Ranking:
     if pairing is None:
         return Ranking(frozenset(best), untested="samples are not in the store")
     try:
-        found = [(place, pairing.compare([row], [first])) for place, row, first in others]
+        found = [(place, pairing.compare(*paired_seeds(runs_of(row), runs_of(first)))) for place, row, first in others]
     except InputError as error:
         return Ranking(frozenset(best), untested=str(error))
     tested = [(place, item.p_value) for place, item in found if item is not None and item.p_value is not None]

@@ -18,6 +18,7 @@ from quantbench.report.output import emit
 from quantbench.report.pairing import Pairing
 from quantbench.report.published import published
 from quantbench.report.render import comma_separated, markdown
+from quantbench.report.seeds import SEED, averaged
 from quantbench.report.selection import Query, check_comparable, check_statistics, select
 from quantbench.report.significance import rank
 
@@ -47,11 +48,12 @@ def main(argv: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class Layout:
     """How the cells are laid out: the order of rows (a field or ``value``, then perhaps ``:down``), facts beside the
-    numbers (recorded fields), and whether published numbers stand there too."""
+    numbers (recorded fields), whether published numbers stand there too, and whether seeds are averaged."""
 
     sort: str | None = None
     facts: tuple[str, ...] = ()
     published: bool = False
+    over_seeds: bool = False
 
 
 def make_table(results: str | Path, query: Query, *, form: str, layout: Layout | None = None) -> tuple[str, list[str]]:
@@ -70,14 +72,17 @@ def make_table(results: str | Path, query: Query, *, form: str, layout: Layout |
     rows = select(frame, query, also=(*layout.facts, *sort))
     check_comparable(rows, query)
     check_statistics(rows, query)
+    pairing, averages = Pairing(Store(results)) if Path(results).is_dir() else None, ""
+    if layout.over_seeds:
+        rows, averages = averaged(rows, query, pairing)
     cells = arrange(rows, query)
     if layout.sort is not None:
         cells = ordered(cells, query, layout.sort)
-    ranking = rank(cells, query, Pairing(Store(results)) if Path(results).is_dir() else None)
+    ranking = rank(cells, query, pairing)
     numbers = published() if layout.published else None
     grid = build(cells, query, ranking, facts=layout.facts, published=numbers)
     title = caption.title(cells, query)
-    notes = [*caption.notes(cells, query), *filter(None, [ranking.note()])]
+    notes = [*caption.notes(cells, query), *filter(None, [averages, ranking.note()])]
     if form == "csv":
         return comma_separated(grid), [title, *notes]
     return _WRITERS[form](grid, title, notes), []
@@ -100,6 +105,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--group", metavar="FIELDS", help="fields whose values head groups of rows")
     parser.add_argument("--sort", metavar="FIELD", help="order of the rows: a field, or value (best first); FIELD:down")
     parser.add_argument("--with", dest="facts", metavar="FIELDS", help="show these too: bits_per_weight,model_bytes")
+    parser.add_argument("--over", choices=SEED[:1], help="average runs that differ in the seed alone")
     parser.add_argument("--published", action="store_true", help="published numbers of the same setting beside ours")
     parser.add_argument("--mix", metavar="FIELDS", help="fields in which cells may differ unseen; the caption says so")
     parser.add_argument("--format", choices=("md", "latex", "html", "csv"), default="md", help="(%(default)s)")
@@ -128,7 +134,7 @@ def _query(arguments: argparse.Namespace) -> Query:
 
 def _layout(arguments: argparse.Namespace) -> Layout:
     facts = fields(arguments.facts, "--with") if arguments.facts is not None else ()
-    return Layout(arguments.sort, facts, arguments.published)
+    return Layout(arguments.sort, facts, arguments.published, over_seeds=arguments.over is not None)
 
 
 def _save(path: Path, output: str) -> None:
