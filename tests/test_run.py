@@ -238,4 +238,4 @@ def test_keys_and_values_are_quantized_where_weights_stay(tmp_path, monkeypatch,
     for cache in ("int2", "kivi2"):
         assert frame.value[cache, "perplexity_ratio"] != 1
         assert frame.value[cache, "kl_divergence"] > 1e-4
-    assert "weights in full precision, kv_cache int2" in capfd.readouterr().out
+    assert "weights in full precision, kv_cache=int2" in capfd.readouterr().out

@@ -59,8 +59,9 @@ def _quantized(identity: "RunIdentity") -> str:
         group = "per row" if identity.group_size is None else f"group {identity.group_size}"
         words = [f"{identity.format} {identity.bits} bit", group, "symmetric" if identity.symmetric else "asymmetric"]
     run_time = {"activation": identity.activation, "kv_cache": identity.kv_cache}
-    words += [f"{axis} {choice}" for axis, choice in run_time.items() if choice != "none"]
-    return ", ".join([*words, *([identity.variant] if identity.variant else [])])
+    differing = identity.variant.split(", ") if identity.variant else []
+    chosen = [f"{axis}={choice}" for axis, choice in run_time.items() if choice != "none"]
+    return ", ".join([*words, *(choice for choice in chosen if choice not in differing), *differing])
 
 
 def _results(identity: "RunIdentity", measurements: Sequence[Measurement], *, unicode: bool) -> "Table":

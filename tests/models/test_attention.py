@@ -56,11 +56,13 @@ def uniform(x, bits, *, clip, symmetric, real):
     if symmetric:
         high = torch.maximum(-low, high)
         low = -high
-    step = ((high - low) / (2**bits - 1)).half().float()
+    step = (
+        ((high - low) / (2**bits - (2 if symmetric else 1))).half().float()
+    )  # symmetric codes are as far on each side
     zero = torch.full_like(step, 2 ** (bits - 1)) if symmetric else -low / step
     zero = zero.half().float() if real else zero.round().clamp(0, 2**bits - 1)
     code = (x / step + zero).round() if real else (x / step).round() + zero
-    return (code.clamp(0, 2**bits - 1) - zero) * step
+    return (code.clamp(1 if symmetric else 0, 2**bits - 1) - zero) * step
 
 
 class QuantizingLayer(DynamicLayer):

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from quantbench.formats import FP8, MXFP4, NVFP4, Codebook, Format, IntFormat, QuantizedWeight
+from quantbench.formats import Format, QuantizedWeight
 from quantbench.methods.component import Component
+from quantbench.methods.numbers import number_format
 from quantbench.methods.patterns import matches
-
-NUMBERS = ("int", "e4m3", "e5m2", "e2m1", "mxfp4", "nvfp4")
 
 
 class InputQuantizer(ABC):
@@ -61,8 +60,6 @@ class QuantizedInputs(Activation, ABC):
     skip: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.number not in NUMBERS:
-            raise ValueError(f"activation.number={self.number}: allowed are {', '.join(NUMBERS)}")
         try:
             self.format()
         except ValueError as error:
@@ -70,17 +67,7 @@ class QuantizedInputs(Activation, ABC):
 
     def format(self) -> Format:
         """The number format, in which a row is what shares a scale."""
-        bits, group = self.bits, self.group_size
-        if self.number == "int":
-            symmetric = self.symmetric
-            return IntFormat(bits, group, symmetric=symmetric, narrow_range=symmetric, scale_dtype="float32")
-        if self.number == "e2m1":
-            return Codebook(bits, group, code="e2m1")
-        if self.number == "mxfp4":
-            return MXFP4(bits, group or 32)
-        if self.number == "nvfp4":
-            return NVFP4(bits, group or 16, row_scale=True)
-        return FP8(bits, group, element=self.number)
+        return number_format(self.number, self.bits, self.group_size, symmetric=self.symmetric, scale_dtype="float32")
 
     @property
     def nominal_bits(self) -> int:

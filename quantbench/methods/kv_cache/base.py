@@ -7,15 +7,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from quantbench.formats import FP8, MXFP4, Codebook, Format, GroupParams, IntFormat
+from quantbench.formats import Format, GroupParams, IntFormat
 from quantbench.methods.component import Component
 from quantbench.methods.curvature import Curvature
 from quantbench.methods.grid import Grid
+from quantbench.methods.numbers import number_format
 from quantbench.methods.range.base import Range
 from quantbench.methods.range.minmax import MinMax
 from quantbench.methods.transform.hadamard_matrix import hadamard_factors, hadamard_matrix
 
-NUMBERS = ("int", "e4m3", "e5m2", "e2m1", "mxfp4")
 _LARGEST_ZERO_POINT = 2.0**15  # that float16 holds
 
 
@@ -41,12 +41,12 @@ class QuantizedKVCache(KVCache, ABC):
     The cache is written before it is read: a query sees its own token as stored, too. ``residual_length`` keeps that
     many of the newest tokens, this one included, in the model's dtype; a token is quantized when it leaves them.
 
-    number: ``int`` (of 2 to 8 ``bits``), ``e4m3``, ``e5m2`` (8 bits), ``e2m1``, ``mxfp4`` (4 bits). symmetric: integers
-    without a zero-point. real_zero_point: a zero-point in float16 instead of a code, so that the range need not hold
-    zero (KIVI stores the minimum). group_size: elements that share a scale; null: as many as lie in a row. clip: by
-    what a range is multiplied. rotate: queries and keys are turned by a Hadamard matrix in each head, which no score
-    shows but for the rounding (QuaRot, arXiv 2404.00456, section 4); rotate_values: so are values, and what attention
-    gives is turned back. Scales are stored in float16.
+    number: ``int`` (of 2 to 8 ``bits``), ``e4m3``, ``e5m2`` (8 bits), ``e2m1``, ``mxfp4``, ``nvfp4`` (4 bits); scales
+    are float16. symmetric: integers without a zero-point. real_zero_point: one in float16 instead of a code, so that
+    the range need not hold zero (KIVI stores the minimum). group_size: neighbours in a row that share a scale; null:
+    all. clip: by what a range is multiplied. rotate: queries and keys are turned by a Hadamard matrix in each head,
+    which no score shows but for the rounding (QuaRot, arXiv 2404.00456, section 4); rotate_values: so are values, and
+    what attention gives is turned back.
     """
 
     bits: int = 8
@@ -60,8 +60,6 @@ class QuantizedKVCache(KVCache, ABC):
     rotate_values: bool = False
 
     def __post_init__(self) -> None:
-        if self.number not in NUMBERS:
-            raise ValueError(f"kv_cache.number={self.number}: allowed are {', '.join(NUMBERS)}")
         if self.real_zero_point and (self.symmetric or self.number != "int"):
             raise ValueError("kv_cache.real_zero_point=true: allowed only with number=int and symmetric=false")
         if not 0 < self.clip <= 1:
@@ -79,15 +77,15 @@ class QuantizedKVCache(KVCache, ABC):
 
     def format(self) -> Format:
         """The number format, in which a row is a token of a head or a channel over tokens."""
-        bits, group = self.bits, self.group_size
-        if self.number == "int":
-            zero = "float16" if self.real_zero_point else "int"
-            return IntFormat(bits, group, symmetric=self.symmetric, zero_point_dtype=zero)
-        if self.number == "e2m1":
-            return Codebook(bits, group, code="e2m1", scale_dtype="float16")
-        if self.number == "mxfp4":
-            return MXFP4(bits, group or 32)
-        return FP8(bits, group, element=self.number, scale_dtype="float16")
+        zero = "float16" if self.real_zero_point else "int"
+        return number_format(
+            self.number,
+            self.bits,
+            self.group_size,
+            symmetric=self.symmetric,
+            scale_dtype="float16",
+            zero_point_dtype=zero,
+        )
 
     @property
     def grid(self) -> Grid:
@@ -175,7 +173,8 @@ def rotated(x: Tensor, *, back: bool = False) -> Tensor:
     """x [..., n] times H / sqrt(n), or times its inverse, with H a Hadamard matrix; fp64 for fp64, otherwise fp32."""
     x = x if x.dtype == torch.float64 else x.float()
     matrix = _orthogonal(x.shape[-1]).to(x)
-    return x @ (matrix.T if back else matrix)
+    with torch.autocast(x.device.type, enabled=False):  # what is stored is rounded once
+        return x @ (matrix.T if back else matrix)
 
 
 @cache
