@@ -43,7 +43,7 @@ def set_caches_(root: nn.Module, caches: Mapping[str, KVCache]) -> None:
     for name, cache in caches.items():
         assert isinstance(cache, QuantizedKVCache)
         module = root.get_submodule(name)
-        hook = module.register_forward_pre_hook(_keep_tokens, with_kwargs=True) if cache.groups_tokens else None
+        hook = module.register_forward_pre_hook(_keep_tokens, with_kwargs=True) if cache.residual_length else None
         _set(module, _Cached(cache, _own_function(module), module.config, hook))
 
 
@@ -112,13 +112,22 @@ def _keep_tokens(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
     """Let a cache of the layer's last tokens keep all: those that share a scale are needed as long as one of them is.
 
     The mask hides what has left the window, as it does while a whole sequence is computed.
+
+    Raises:
+        ValueError: a cache of fixed size, of which it is not to be seen how many tokens it holds.
     """
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     layers: Any = getattr(kwargs.get("past_key_values"), "layers", ())
-    if len(layers) > module.layer_idx and type(layers[module.layer_idx]) is DynamicSlidingWindowLayer:
-        assert not layers[module.layer_idx].is_initialized, "a cache that was filled without this module"
+    if len(layers) <= module.layer_idx:  # a cache that adds layers as they come
+        return
+    layer = layers[module.layer_idx]
+    if type(layer) is DynamicSlidingWindowLayer and not layer.is_initialized:
         layers[module.layer_idx] = DynamicLayer()
+    elif type(layer) is not DynamicLayer:
+        raise ValueError(
+            f"kv_cache.residual_length: allowed above 0 only with a cache that grows with the text, not {layer}"
+        )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticCache
 
 from quantbench.formats import IntFormat
 from quantbench.methods.allocation import Uniform
@@ -178,6 +178,15 @@ def test_a_copy_of_a_model_can_be_freed_of_its_caches_without_touching_the_model
     assert torch.equal(model(ids).logits, quantized)
     cached = twin(ids, use_cache=True).past_key_values
     assert cached.layers[0].keys.shape[2] == model.config.sliding_window - 1, "the hook is gone as well"
+
+
+@torch.no_grad()
+def test_a_cache_of_fixed_size_is_refused_where_the_newest_tokens_are_kept():
+    model, names, ids = load("llama")
+    set_caches_(model, dict.fromkeys(names, PerToken(residual_length=3)))
+    cache = StaticCache(model.config, max_cache_len=40)
+    with pytest.raises(ValueError, match=r"kv_cache\.residual_length: .* only with a cache that grows"):
+        model(ids, past_key_values=cache)
 
 
 def test_gradients_pass_the_rounding_as_if_it_were_not_there():
