@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from quantbench.config import compose_jobs
 from quantbench.report.published import main, match, published
 from quantbench.report.selection import Query, select
 from quantbench.store.parquet import Store
@@ -57,6 +58,47 @@ def test_the_same_setting_finds_its_number(tmp_path):
 )
 def test_any_other_setting_finds_none(tmp_path, change):
     assert match(_ours(tmp_path, **change), published()) == []
+
+
+def recorded(overrides):
+    """What a run of these settings records, as far as published numbers are matched with it."""
+    ((config, label),) = compose_jobs(overrides)
+    quantizes, text = config.rounding.quantizes, config.evaluation
+    return {
+        "method": label.method,
+        "variant": label.variant,
+        "bits": config.format.bits if quantizes else None,
+        "group_size": config.format.group_size,
+        "symmetric": not config.format.stored_zero_point,
+        "activation_bits": config.activation.nominal_bits,
+        "kv_bits": config.kv_cache.nominal_bits,
+        "model": config.model.name,
+        "corpus": text.corpus,
+        "protocol": text.protocol,
+        "metric": "perplexity",
+        "config": {"evaluation": {"max_windows": text.max_windows}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "value"),
+    [
+        ("experiment=gptq_llama1", 6.09),
+        ("experiment=gptq_llama1 bits=3 group_size=128", 6.61),
+        ("experiment=awq_llama2", 5.601),
+        ("experiment=awq_llama2 bits=3", 6.243),
+        ("experiment=awq_llama2 method=fp16", 5.47),
+        ("experiment=omniquant_llama2", 6.092),
+        ("experiment=omniquant_llama2_w2", 9.525),
+        ("experiment=quarot_llama2", 6.10),
+        ("experiment=quarot_llama2 method=quarot_rtn", 8.56),
+        ("experiment=quarot_llama2 model=llama-2-70b", 3.79),
+    ],
+)
+def test_the_run_of_a_papers_setting_stands_beside_its_number(settings, value):
+    (found,) = match(recorded(settings.split()), published())
+    assert found.value == value
+    assert match(recorded([*settings.split(), "evaluation.max_windows=8"]), published()) == []
 
 
 def test_ours_stand_beside_theirs_with_the_difference(tmp_path, capsys):
