@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.errors import QuantizationError
+from quantbench.methods.decay import decayed
 from quantbench.methods.rounding.tuner import BlockTuner, Schedule, Tunable, TunableScale, TunableWeight
 from quantbench.models.capture import BlockInputs, to_device
 from quantbench.models.folds import scale_site_, scaled
@@ -99,8 +100,9 @@ def tune(tuned: TunedBlock, data: TuningData, tuner: BlockTuner, schedule: Sched
         return
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = tuner.optimizer(groups)
-    factor = (lambda step: 1 - step / schedule.steps) if schedule.linear_decay else (lambda step: 1.0)
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: decayed(schedule.decay, step / schedule.steps, schedule.floor)
+    )
     least, best = float("inf"), list[Tensor]()
     batches = _batches(len(samples), schedule)
     for _ in track(range(schedule.steps), stage=f"tune {tuned.block.name}", unit="step", leave=False):

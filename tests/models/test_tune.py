@@ -198,20 +198,20 @@ def watched(schedule, samples=5):
 
 
 def test_learning_rate_falls_linearly_and_the_best_step_is_kept():
-    tuned = watched(Schedule(4, 2, shuffled=True, linear_decay=True, keep_best=True))
+    tuned = watched(Schedule(4, 2, shuffled=True, decay="linear", keep_best=True))
     assert tuned.line.course == pytest.approx([0.9, 0.825, 0.775, 0.75])
     assert tuned.line.value.item() == pytest.approx(0.775)  # the least loss that was computed
-    tuned = watched(Schedule(4, 2, shuffled=False, linear_decay=False, keep_best=False))
+    tuned = watched(Schedule(4, 2, shuffled=False, decay="none", keep_best=False))
     assert tuned.line.course == pytest.approx([0.9, 0.8, 0.7, 0.8])
     assert tuned.line.value.item() == pytest.approx(0.8)
 
 
 def test_each_pass_uses_every_sample_at_most_once():
-    seen = watched(Schedule(6, 2, shuffled=True, linear_decay=False, keep_best=True, seed=3)).seen
+    seen = watched(Schedule(6, 2, shuffled=True, decay="none", keep_best=True, seed=3)).seen
     for first in range(0, 6, 2):
         assert len(set(seen[first] + seen[first + 1])) == 4
     assert len({tuple(batch) for batch in seen}) > 2, "passes differ in order"
-    assert watched(Schedule(3, 2, shuffled=False, linear_decay=False, keep_best=True)).seen == [[0, 1], [2, 3], [0, 1]]
+    assert watched(Schedule(3, 2, shuffled=False, decay="none", keep_best=True)).seen == [[0, 1], [2, 3], [0, 1]]
 
 
 def test_an_output_that_is_not_finite_stops_the_run_and_names_the_block():

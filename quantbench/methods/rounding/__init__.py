@@ -2,6 +2,7 @@
 
 from quantbench.methods.rounding.autoround import AutoRound
 from quantbench.methods.rounding.base import Rounded, Rounding
+from quantbench.methods.rounding.efficientqat import EfficientQAT
 from quantbench.methods.rounding.gptaq import GPTAQ
 from quantbench.methods.rounding.gptq import GPTQ
 from quantbench.methods.rounding.hqq import HQQ
@@ -20,6 +21,7 @@ __all__ = [
     "RTN",
     "AutoRound",
     "BlockTuner",
+    "EfficientQAT",
     "KQuants",
     "KeepFullPrecision",
     "OmniQuant",

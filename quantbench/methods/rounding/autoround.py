@@ -45,7 +45,7 @@ class AutoRound(BlockTuner):
 
     def schedule(self, samples: int, format: Format) -> Schedule:
         batch_size = min(self.batch_size, samples)
-        return Schedule(self.iterations, batch_size, shuffled=True, linear_decay=True, keep_best=True, seed=self.seed)
+        return Schedule(self.iterations, batch_size, shuffled=True, decay="linear", keep_best=True, seed=self.seed)
 
     def optimizer(self, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
         return SignSGD(groups)

@@ -88,6 +88,19 @@ class LearnedStep(OwnWeight):
         return weight if self.order is None else weight[:, torch.argsort(self.order)]
 
 
+def require_own_steps(setting: str, format: Format) -> None:
+    """Refuse formats whose step sizes are not numbers of their own.
+
+    Raises:
+        ValueError: names the setting and what is allowed.
+    """
+    if format.joint and not format.per_tensor:
+        raise ValueError(
+            f"{setting} learns step sizes, which format={type(format).__name__.lower()} stores together with others: "
+            "allowed are formats with one scale a group, row or tensor"
+        )
+
+
 def own_params(weight: QuantizedWeight) -> GroupParams:
     """Its parameters [rows, groups], once where one scale serves the whole matrix."""
     return weight.params.map(lambda t: t[:1]) if weight.format.per_tensor else weight.params

@@ -66,7 +66,7 @@ class OmniQuant(BlockTuner):
             epochs = _LOW_BITS_EPOCHS if format.bits <= _LOW_BITS else _EPOCHS
         batch_size = min(self.batch_size, samples)
         steps = epochs * (samples // batch_size)
-        return Schedule(steps, batch_size, shuffled=False, linear_decay=False, keep_best=False)
+        return Schedule(steps, batch_size, shuffled=False, decay="none", keep_best=False)
 
     def optimizer(self, groups: list[ParameterGroup]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, weight_decay=0)

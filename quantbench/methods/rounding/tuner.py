@@ -23,16 +23,17 @@ class Schedule(NamedTuple):
     """How the loop walks over the samples.
 
     steps: of the optimiser; batch_size: samples a step; shuffled: in a new random order each time they are used up
-    (``seed``), otherwise always in their own; linear_decay: of the learning rates, to zero; keep_best: end with the
-    parameters of the step with the least loss, the first included, instead of the last ones.
+    (``seed``), otherwise always in their own; decay, floor: how the learning rates fall, and to what fraction;
+    keep_best: end with the parameters of the step with the least loss, the first included, instead of the last ones.
     """
 
     steps: int
     batch_size: int
     shuffled: bool
-    linear_decay: bool
+    decay: str
     keep_best: bool
     seed: int = 0
+    floor: float = 0.0
 
 
 class Tunable(ABC):

@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from quantbench.formats import QuantizedWeight
 from quantbench.methods.component import Component
+from quantbench.methods.decay import DECAYS
 from quantbench.methods.rounding.tuner import OwnWeight, ParameterGroup
 from quantbench.methods.training.distillation import distillation
-from quantbench.methods.training.schedule import DECAYS, Schedule
+from quantbench.methods.training.schedule import Schedule
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from quantbench.formats import LUT, QuantizedWeight
-from quantbench.methods.rounding.learned_step import LearnedStep, Rates
+from quantbench.methods.rounding.learned_step import LearnedStep, Rates, require_own_steps
 from quantbench.methods.rounding.tuner import OwnWeight
 from quantbench.methods.training.base import FineTuning
 
@@ -58,16 +58,10 @@ def check_weights_are_quantized(training: FineTuning, variant: "Variant") -> Non
 
 
 def check_steps_can_move(training: FineTuning, variant: "Variant") -> None:
-    """Refuse formats whose step sizes are not numbers of their own.
+    """Refuse what has no weights on their grid, and formats whose step sizes are not numbers of their own.
 
     Raises:
         ValueError: names the setting and what is allowed.
     """
     check_weights_are_quantized(training, variant)
-    format = variant.format
-    if format.joint and not format.per_tensor:
-        name, given = type(training).__name__.lower(), type(format).__name__.lower()
-        raise ValueError(
-            f"training={name} learns step sizes, which format={given} stores together with others: allowed are formats "
-            "with one scale a group, row or tensor"
-        )
+    require_own_steps(f"training={type(training).__name__.lower()}", variant.format)

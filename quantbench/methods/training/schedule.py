@@ -1,11 +1,10 @@
 """Which windows each step of a training sees, and how fast it learns."""
 
-import math
 from typing import NamedTuple
 
 import torch
 
-DECAYS = ("none", "linear", "cosine")
+from quantbench.methods.decay import decayed
 
 
 class Schedule(NamedTuple):
@@ -23,11 +22,7 @@ class Schedule(NamedTuple):
         """What learning rates are multiplied with at a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        done = (step - self.warmup) / max(self.steps - self.warmup, 1)
-        if self.decay == "none":
-            return 1.0
-        left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return self.floor + (1 - self.floor) * left
+        return decayed(self.decay, (step - self.warmup) / max(self.steps - self.warmup, 1), self.floor)
 
     def batch(self, step: int, windows: int) -> list[int]:
         """Indices of a step's windows; the same whether the steps before it were taken in this process or not.
