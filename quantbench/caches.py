@@ -14,6 +14,7 @@ KINDS = {
     "digests": "hashes of model files",
     "statistics": "calibration statistics of full-precision activations",
     "training": "checkpoints of trainings that are not done",
+    "models": "models trained on the embedded world",
     "tasks": "the embedded world's tasks for lm-eval",
 }
 

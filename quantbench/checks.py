@@ -11,6 +11,8 @@ from quantbench.errors import InputError
 from quantbench.formats import Format
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.kv_cache import QuantizedKVCache
+from quantbench.methods.training import Scratch
+from quantbench.models.load import WorldModel
 from quantbench.models.packed import check_packable
 from quantbench.models.structure import Structure
 from quantbench.saving import check_saved_model
@@ -38,6 +40,18 @@ def context_length(model: nn.Module) -> int:
     """The longest sequence that the model takes."""
     settings: Any = model.config
     return int(getattr(settings.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+
+def check_training(config: RunConfig) -> None:
+    """Refuse a training from scratch of a model whose training is not known.
+
+    Raises:
+        InputError: names the setting and what is allowed.
+    """
+    if isinstance(config.training, Scratch) and not isinstance(config.model, WorldModel):
+        raise InputError(
+            "training=scratch repeats the training of the model: allowed with model=world_s, world_m, world_l"
+        )
 
 
 def check_texts(config: RunConfig) -> None:

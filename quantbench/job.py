@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from quantbench.checks import pick_device
+from quantbench.checks import check_training, pick_device
 from quantbench.config.schema import RunConfig
 from quantbench.determinants import determinants
 from quantbench.evaluation.tasks import check_tasks
@@ -96,5 +96,6 @@ def plan_job(config: RunConfig, label: Label, session: Session) -> Job:
     store.check_writable()
     check_tasks(config.evaluation, cache_dir=usable_cache_dir())
     check_save(config)
+    check_training(config)
     model = session.identity(config.model)
     return Job(config, label, model, device, run_id(determinants(config, label, model, device.type)), store)

@@ -20,12 +20,12 @@ from quantbench.job import Job, plan_job
 from quantbench.label import Label
 from quantbench.layers import layer_measurements
 from quantbench.measurement import Measurement
-from quantbench.methods.training import FineTuning
+from quantbench.methods.training import FineTuning, Scratch
 from quantbench.methods.transform import SpinQuant
 from quantbench.models.attention import cache_measurements
 from quantbench.models.basis import Basis, Turn
 from quantbench.models.branch import VariantResult
-from quantbench.models.load import load
+from quantbench.models.load import WorldModel, load
 from quantbench.models.memory import plan_memory
 from quantbench.models.packed import check_packed_weights, weight_bytes
 from quantbench.models.rewrite import check_rewrite, rewrite_
@@ -42,6 +42,7 @@ from quantbench.session import Reference, Session
 from quantbench.stages import Stages
 from quantbench.store.claims import Owner
 from quantbench.training.fine_tune import fine_tune
+from quantbench.training.scratch import ensure_trained, from_scratch
 
 _LOG = logging.getLogger(__name__)
 
@@ -191,6 +192,9 @@ class _NoneLeft(Exception):
 def _reference(jobs: list[Job], stages: Stages) -> Reference:
     """Load the model, prepare what it is scored on, and score it in full precision."""
     config, identity, device, cache = jobs[0].config, jobs[0].model, jobs[0].device, usable_cache_dir()
+    if isinstance(config.model, WorldModel):
+        with stages.stage("pretrain"):
+            ensure_trained(config.model, device=device)
     with stages.stage("load"):
         loaded = load(config.model, config.dtype, identity=identity, device=device)
         model: Any = loaded.model
@@ -291,13 +295,17 @@ def _recorded(job: Job, group: _Group, result: VariantResult | None) -> Recorded
 
 def _trained(job: Job, group: _Group, result: VariantResult, stages: Stages) -> VariantResult:
     """The variant after what the training axis does to it; a killed training goes on from its checkpoint."""
-    training = job.config.training
-    if not isinstance(training, FineTuning):
+    config, device = job.config, group.device
+    if not config.training.trains:
         return result
-    assert group.ids is not None, "training asks for calibration tokens"
+    checkpoint = usable_cache_dir() / "training" / f"{job.identifier}.pt"
     with stages.stage("train"):
-        checkpoint = usable_cache_dir() / "training" / f"{job.identifier}.pt"
-        return fine_tune(group.model, training, result, group.ids, device=group.device, checkpoint=checkpoint)
+        if isinstance(config.training, Scratch):
+            assert isinstance(config.model, WorldModel), "checked when the job was planned"
+            return from_scratch(config.model, config.variant(), result, device=device, checkpoint=checkpoint)
+        assert isinstance(config.training, FineTuning)
+        assert group.ids is not None, "training asks for calibration tokens"
+        return fine_tune(group.model, config.training, result, group.ids, device=device, checkpoint=checkpoint)
 
 
 def _stages_of(job: Job, group: _Group, result: VariantResult | None) -> Stages:

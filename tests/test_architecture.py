@@ -16,7 +16,7 @@ ALLOWED = {
     "methods": {"formats", "kernels", "methods"},
     "models": {"formats", "kernels", "methods", "models"} | NEUTRAL,
     "cluster": {"cluster", "config"} | NEUTRAL,
-    "training": {"training", "formats", "methods", "models"} | NEUTRAL,
+    "training": {"training", "formats", "methods", "models", "data"} | NEUTRAL,
     "export": {"export", "formats", "models"} | NEUTRAL,
     "data": {"data"} | NEUTRAL,
     "evaluation": {"evaluation", "data"} | NEUTRAL,

@@ -15,9 +15,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from quantbench.data.world.batches import windows
 from quantbench.data.world.generator import KIND_WEIGHTS, World
 from quantbench.data.world.tokenizer import save_tokenizer, vocabulary
-from quantbench.data.world.writer import END
 
 SEED = 0
 TOKENS_PER_STEP = 8192
@@ -40,17 +40,6 @@ def build_model(vocabulary_size: int) -> LlamaForCausalLM:
     )  # fmt: skip
     torch.manual_seed(SEED)
     return LlamaForCausalLM(config)
-
-
-def windows(world: World, ids: dict[str, int], split: str, start: int, *, rows: int, length: int) -> torch.Tensor:
-    """[rows, length + 1] token ids of consecutive documents from number ``start``."""
-    needed = rows * (length + 1)
-    stream: list[int] = []
-    for document in world.documents(split, start=start):
-        stream.extend(ids[word] for word in chain(document.words, [END]))
-        if len(stream) >= needed:
-            return torch.tensor(stream[:needed]).view(rows, length + 1)
-    raise AssertionError("documents() never ends")
 
 
 def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:

@@ -35,7 +35,7 @@ from quantbench.methods.rounding import Rounding
 from quantbench.methods.training import Training
 from quantbench.methods.transform import Transform
 from quantbench.methods.variant import STATISTICS, Variant
-from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, Model
+from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, Model, WorldModel
 from quantbench.search import Search
 from quantbench.store.wandb_log import Logger
 
@@ -144,7 +144,12 @@ _AXIS_PACKAGES: dict[str, tuple[str, type]] = {
     "training": ("quantbench.methods.training", Training),
 }
 _OTHER_NODES: dict[str, dict[str, type]] = {
-    "model": {"embedded_base": EmbeddedModel, "local_base": LocalModel, "hub_base": HubModel},
+    "model": {
+        "embedded_base": EmbeddedModel,
+        "world_base": WorldModel,
+        "local_base": LocalModel,
+        "hub_base": HubModel,
+    },
     "calibration": {"calibration_base": Calibration},
     "evaluation": {"evaluation_base": Evaluation},
     "logger": {"logger_base": Logger},

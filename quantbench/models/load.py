@@ -1,9 +1,10 @@
 """Models by configuration: from the package, a local directory or GGUF file, or the Hub."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +16,7 @@ from torch import nn
 from quantbench.errors import InputError
 from quantbench.models.canonical import canonicalise_
 from quantbench.models.identity import ModelIdentity, content_hash, hub_snapshot, resolve_revision
+from quantbench.paths import cache_dir
 
 _UNUSABLE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -65,6 +67,54 @@ class HubModel(Model):
             raise ValueError("model.name or model.revision is empty: allowed is ORGANISATION/NAME and a revision")
 
 
+@dataclass
+class WorldModel(Model):
+    """A model that is trained on the embedded world's text when it is first asked for, and then cached.
+
+    Llama with a norm before every linear (BitNet's SubLN, arXiv 2310.11453, section 2.1), so that the same model can be
+    trained again with BitLinear (``training=scratch``). AdamW on ``steps`` batches of ``batch_size`` windows of
+    ``seqlen`` tokens; the rate ``lr`` rises over ``warmup`` steps and falls linearly to zero over the last ``decay`` of
+    them; weight_decay: of the blocks' matrices; seed: of the first weights.
+    """
+
+    name: str = "world"
+    hidden_size: int = 64
+    intermediate_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    steps: int = 500
+    batch_size: int = 8
+    seqlen: int = 256
+    lr: float = 4e-3
+    warmup: int = 50
+    decay: float = 0.4
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads", "steps", "batch_size", "seqlen"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}: allowed is a positive integer")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(f"model.hidden_size={self.hidden_size}: allowed are multiples of 2 x model.num_heads")
+        for name, least, most in (("lr", 0, 1), ("decay", 0.01, 1), ("weight_decay", 0, 1), ("warmup", 0, self.steps)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"model.{name}={getattr(self, name)}: allowed are {least} to {most}")
+
+    @property
+    def revision(self) -> str:
+        """A hash of the recipe: what is trained is known before it is, but for the order in which floats are added."""
+        recipe = {key: value for key, value in asdict(self).items() if key not in ("name", "default_dtype")}
+        return f"recipe:{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the trained model lies."""
+        return cache_dir() / "models" / self.revision.removeprefix("recipe:")
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A canonical causal language model on the CPU, in eval mode, without gradients.
@@ -90,6 +140,8 @@ def identify(cfg: Model) -> ModelIdentity:
     """
     if isinstance(cfg, HubModel):
         return ModelIdentity(cfg.name, resolve_revision(cfg.name, cfg.revision))
+    if isinstance(cfg, WorldModel):
+        return ModelIdentity(cfg.name, cfg.revision)
     path = _local_path(cfg)
     name = "embedded" if isinstance(cfg, EmbeddedModel) else path.resolve().name
     return ModelIdentity(name, f"sha256:{content_hash(path)[:16]}")
@@ -131,6 +183,8 @@ def load(
 
 
 def _local_path(cfg: Model) -> Path:
+    if isinstance(cfg, WorldModel):
+        return cfg.folder
     if isinstance(cfg, EmbeddedModel):
         path = Path(str(resources.files("quantbench"))) / "assets" / "world"
         if not (path / "config.json").is_file():

@@ -76,8 +76,7 @@ def test_the_error_of_every_block_falls(name, statistics, monkeypatch):
 def test_two_walks_give_the_same_codes():
     model, structure, ids = load("llama")
     first, second = (
-        quantize(model, structure, [variant(replace(FAST, epochs=1), bits=3)], ids, device=CPU)[0]
-        for _ in range(2)
+        quantize(model, structure, [variant(replace(FAST, epochs=1), bits=3)], ids, device=CPU)[0] for _ in range(2)
     )
     for name, weight in first.weights.items():
         assert torch.equal(weight.codes, second.weights[name].codes)

@@ -5,5 +5,6 @@ from quantbench.methods.training.lsq import LSQ
 from quantbench.methods.training.none import NoTraining
 from quantbench.methods.training.qat import QAT
 from quantbench.methods.training.scales import Scales
+from quantbench.methods.training.scratch import Scratch
 
-__all__ = ["LSQ", "QAT", "FineTuning", "NoTraining", "Scales", "Training"]
+__all__ = ["LSQ", "QAT", "FineTuning", "NoTraining", "Scales", "Scratch", "Training"]
