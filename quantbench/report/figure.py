@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantbench.arguments import ArgumentParser
 from quantbench.errors import InputError
-from quantbench.report.figures import accuracy, bits, heatmap, layers, sensitivity, tradeoff
+from quantbench.report.figures import accuracy, bits, heatmap, layers, sensitivity, tradeoff, training
 from quantbench.report.figures.drawing import Drawing
 from quantbench.report.figures.style import COLUMN_WIDTH, paper_style
 from quantbench.report.output import emit
@@ -48,6 +48,7 @@ KINDS: Mapping[str, Kind] = {
     "accuracy": Kind("accuracy against KL divergence", accuracy.arguments, accuracy.draw),
     "sensitivity": Kind("dependence on calibration size or seed", sensitivity.arguments, sensitivity.draw),
     "layers": Kind("error of each kind of linear against block, a line for each method", layers.arguments, layers.draw),
+    "training": Kind("loss of training against its steps, a line for each method", training.arguments, training.draw),
 }
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from quantbench.curves import curve_measurements
 from quantbench.report.compare import main
 from quantbench.store.parquet import Store
 from tests.report import sampled
@@ -52,12 +53,12 @@ def test_a_real_difference_is_told_with_its_evidence(runs):
     assert line.endswith(" - real")
 
 
-def test_errors_of_layers_are_not_compared_and_correct_no_p_value(runs):
+def test_errors_of_layers_and_loss_curves_are_not_compared_and_correct_no_p_value(runs):
     without = runs.compare("gptq", "rtn")
-    gptq = records.identity(run_id="gptq-a")
-    runs.add(gptq, sampled.perplexity(0.03), sampled.accuracy(range(20, 40)), *sampled.layers(0.1))
-    rtn = records.uncalibrated(run_id="rtn-a", method="rtn", rounding="rtn")
-    runs.add(rtn, sampled.perplexity(0.06, noise=1), sampled.accuracy(range(0, 20)), *sampled.layers(0.2))
+    gptq, curve = records.identity(run_id="gptq-a"), curve_measurements([2.0, 1.0])
+    runs.add(gptq, sampled.perplexity(0.03), sampled.accuracy(range(20, 40)), *sampled.layers(0.1), *curve)
+    rtn, curve = records.uncalibrated(run_id="rtn-a", method="rtn", rounding="rtn"), curve_measurements([3.0, 2.5])
+    runs.add(rtn, sampled.perplexity(0.06, noise=1), sampled.accuracy(range(0, 20)), *sampled.layers(0.2), *curve)
     assert runs.compare("gptq", "rtn") == without
 
 

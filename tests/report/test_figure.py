@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from quantbench.curves import curve_measurements
 from quantbench.layers import LayerError, layer_measurements
 from quantbench.report.figure import KINDS, main
 from tests.report.figures.conftest import Runs, accuracy, kl, ratio
@@ -24,12 +25,14 @@ def store(tmp_path_factory):
                 ratio(change, change - 0.1, change + 0.1),
                 kl(0.2),
                 accuracy(0.5),
+                *curve_measurements([2.0, 1.0]),
                 *layer_measurements(["model.layers.0.q_proj"], {"model.layers.0.q_proj": LayerError(0.1, 0.01, 64)}),
             )
     return runs.store.root
 
 
 _NEEDS = {"heatmap": ["--where", "bits=4"], "sensitivity": ["--where", "bits=4"], "layers": ["--where", "bits=4"]}
+_NEEDS["training"] = _NEEDS["layers"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from quantbench.curves import curve_measurements
 from quantbench.measurement import Measurement
 from quantbench.report.terminal import show_run
 from quantbench.store.parquet import RunPaths, Store
@@ -108,3 +109,9 @@ def test_many_notes_are_counted_and_not_all_printed():
     assert "expert 4 without tokens" in shown
     assert "expert 5 without tokens" not in shown
     assert "and 35 more, in the record" in shown
+
+
+def test_a_loss_curve_is_one_line_below_the_table():
+    output = _shown(measured=[*_MEASURED, *curve_measurements([2.0, 1.0, 0.125])])
+    assert _line(output, "training") == "training      loss 2 to 0.125 in 3 steps"
+    assert "train_loss" not in output

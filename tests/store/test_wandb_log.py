@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from quantbench.curves import curve_measurements
 from quantbench.layers import LayerError, layer_measurements
 from quantbench.store.parquet import Store
 from quantbench.store.wandb_log import Logger, Wandb, log_run
@@ -65,6 +66,17 @@ def test_errors_of_layers_are_histories_over_the_blocks_with_the_experts_average
     assert run.steps["layers/*"] == "block"
     assert run.summary["weight_error/layers"] == measurements[1].value
     assert [row[0] for row in run.tables["samples/weight_error/layers"]] == list(errors)
+
+
+def test_a_loss_curve_is_a_history_over_the_steps_of_training(tmp_path):
+    measurements = [records.perplexity(11.0), *curve_measurements([3.0, 2.0, 1.5])]
+    stored = (records.identity(), measurements, Store(tmp_path).write(records.identity(), measurements))
+    assert _log(stored, tmp_path).startswith("W&B: offline")
+    run = read_run(*offline_runs(tmp_path))
+    steps = [(step["train/step"], step["train/loss"]) for step in run.history if "train/step" in step]
+    assert steps == [(1, 3.0), (2, 2.0), (3, 1.5)]
+    assert run.steps["train/*"] == "train/step"
+    assert run.summary["train_loss/training"] == 1.5
 
 
 def test_nothing_of_the_environment_reaches_the_files(stored, tmp_path, monkeypatch):

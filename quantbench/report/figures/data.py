@@ -36,12 +36,14 @@ _NAMES = {
     "flips": "Changed answers",
     "weight_error": "Relative error of the weights",
     "output_error": "Relative error of the outputs",
+    "train_loss": "Training loss (nats)",
     "bits_per_weight": "Bits per weight",
     "model_bytes": "Model size (MB)",
     "quantized_bytes": "Quantized weights (MB)",
     "num_samples": "Calibration samples",
     "seqlen": "Calibration sequence length",
     "bits": "Bits",
+    "model.hidden_size": "Hidden size",
 }
 _MEGABYTE = 1e6
 _NORMAL_95 = 1.96

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantbench.curves import TRAIN_LOSS
 from quantbench.errors import InputError
 from quantbench.layers import LAYER_METRICS
 from quantbench.report.figure import KINDS, make_figure, parser, render
@@ -70,3 +71,6 @@ def _attempts(frame: "pd.DataFrame") -> Iterator[tuple[str, Sequence[str], str]]
         for width in widths:
             about = f"{metric}, {width} bits"
             yield "layers", (*series, "--metric", metric, "--where", f"bits={text(int(width))}"), about
+    if TRAIN_LOSS in set(quantized["metric"]):
+        for width in widths:
+            yield "training", (*series, "--where", f"bits={text(int(width))}"), f"{width} bits"
