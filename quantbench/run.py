@@ -20,7 +20,6 @@ from quantbench.job import Job, plan_job
 from quantbench.label import Label
 from quantbench.layers import layer_measurements
 from quantbench.measurement import Measurement
-from quantbench.methods.training import FineTuning, Scratch
 from quantbench.methods.transform import SpinQuant
 from quantbench.models.attention import cache_measurements
 from quantbench.models.basis import Basis, Turn
@@ -41,8 +40,8 @@ from quantbench.saving import save
 from quantbench.session import Reference, Session
 from quantbench.stages import Stages
 from quantbench.store.claims import Owner
-from quantbench.training.fine_tune import fine_tune
-from quantbench.training.scratch import ensure_trained, from_scratch
+from quantbench.training.scratch import ensure_trained
+from quantbench.training.train import train
 
 _LOG = logging.getLogger(__name__)
 
@@ -298,14 +297,10 @@ def _trained(job: Job, group: _Group, result: VariantResult, stages: Stages) -> 
     config, device = job.config, group.device
     if not config.training.trains:
         return result
-    checkpoint = usable_cache_dir() / "training" / f"{job.identifier}.pt"
+    place = usable_cache_dir() / "training" / f"{job.identifier}.pt"
     with stages.stage("train"):
-        if isinstance(config.training, Scratch):
-            assert isinstance(config.model, WorldModel), "checked when the job was planned"
-            return from_scratch(config.model, config.variant(), result, device=device, checkpoint=checkpoint)
-        assert isinstance(config.training, FineTuning)
-        assert group.ids is not None, "training asks for calibration tokens"
-        return fine_tune(group.model, config.training, result, group.ids, device=device, checkpoint=checkpoint)
+        variant = config.variant()
+        return train(group.model, config.model, variant, result, group.ids, device=device, checkpoint=place)
 
 
 def _stages_of(job: Job, group: _Group, result: VariantResult | None) -> Stages:
