@@ -30,6 +30,7 @@ WRONG = {
     "output-hidden": ({"tables": [{"output": ".x", "arguments": []}]}, "allowed is a file name"),
     "output-twice": ({"figures": [{"output": "ppl.md", "arguments": ["pareto"]}]}, "output=ppl.md is given twice"),
     "output-argument": ({"tables": [{"output": "x.md", "arguments": ["--outp", "/etc/x"]}]}, "named by `output`"),
+    "output-equals": ({"tables": [{"output": "x.md", "arguments": ["--out=/etc/x"]}]}, "named by `output`"),
     "output-joined": ({"tables": [{"output": "x.md", "arguments": ["-o/etc/x"]}]}, "named by `output`"),
     "no-arguments": ({"tables": [{"output": "x.md"}]}, "arguments is missing"),
 }
