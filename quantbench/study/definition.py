@@ -134,7 +134,8 @@ def _renderings(given: Any, kind: str) -> tuple[Rendering, ...]:
             raise InputError(f"{where}.output={output}: allowed is a file name of letters, digits, _, - and .")
         arguments = tuple(str(argument) for argument in _list(entry["arguments"], f"{where}.arguments"))
         for argument in arguments:
-            if argument.startswith("-o") or (argument.startswith("--o") and "--output".startswith(argument.split("=")[0])):
+            option = argument.split("=")[0]
+            if option.startswith("-o") or (option.startswith("--o") and "--output".startswith(option)):
                 raise InputError(f"{where}: {argument}: the output is named by `output`")
         found.append(Rendering(output, arguments))
     return tuple(found)
