@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from quantbench.arguments import ArgumentParser
 from quantbench.errors import InputError
 from quantbench.report.figure import make_figure, parser, render
+from quantbench.report.page.illustrations import attempts
 from quantbench.store.wandb_client import Wandb
 from quantbench.store.wandb_sync import sync
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_KINDS = ("pareto", "bits")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,8 +25,10 @@ def main(argv: Sequence[str]) -> int:
         cfg = Wandb(arguments.mode, arguments.project, arguments.entity, arguments.group, arguments.tag)
     except ValueError as error:
         raise InputError(str(error).replace("logger.wandb.", "--")) from error
+    results = Path(arguments.results)
     with TemporaryDirectory() as folder:
-        done = sync(Path(arguments.results), cfg, figures=partial(_figures, folder=Path(folder)), again=arguments.again)
+        figures = partial(_figures, results=results, folder=Path(folder))
+        done = sync(results, cfg, figures=figures, again=arguments.again)
     for problem in done.problems:
         print(f"warning: {problem}", file=sys.stderr)
     print(f"{len(done.sent)} runs and {len(done.comparisons)} comparisons sent, {done.known} runs were there already")
@@ -36,16 +37,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _figures(rows: "pd.DataFrame", folder: Path) -> dict[str, Path]:
-    """The figures that a group's rows can be drawn as, each in a PNG file below ``folder``."""
+def _figures(rows: "pd.DataFrame", results: Path, folder: Path) -> dict[str, Path]:
+    """The figures that a group's rows, read from ``results``, can be drawn as, each in a PNG file below ``folder``."""
     drawn = {}
-    for kind in _KINDS:
-        path = folder / f"{kind}.png"
+    for kind, options, about in attempts(rows):
+        name = "-".join([kind, *about.replace(",", "").split()])
+        path = folder / f"{name}.png"
+        arguments = parser().parse_args([kind, str(results), "-o", str(path), *options])
         try:
-            path.write_bytes(render(make_figure(rows, parser().parse_args([kind, "-o", str(path)])).figure, "png"))
+            path.write_bytes(render(make_figure(rows, arguments).figure, "png"))
         except InputError:  # runs that cannot stand in one figure, or nothing to draw
             continue
-        drawn[kind] = path
+        drawn[name] = path
     return drawn
 
 

@@ -127,9 +127,21 @@ def test_the_verb_sends_tables_and_figures_and_says_where(results, capsys):
     assert "upload with: wandb sync" in printed
     (comparison,) = [run for run in map(read_run, offline_runs(results)) if run.id.startswith("comparison-")]
     assert comparison.group == "paper"
-    assert "figure/pareto" in comparison.images
+    assert {"figure/pareto", "figure/time"} <= set(comparison.images)
     assert main(["wandb-sync", str(results), "--group", "paper", "--mode", "offline"]) == 0
     assert "0 runs and 0 comparisons sent, 3 runs were there already" in capsys.readouterr().out
+
+
+def test_the_comparison_shows_the_errors_of_the_layers_at_each_width(results):
+    errors = {f"model.layers.{block}.mlp.up_proj": LayerError(0.1 + block, 0.2 + block, 8) for block in range(3)}
+    for run_id, changes in (("a4", {"bits": 3}), ("a5", {"bits": 4, "method": "awq", "transform": "awq"})):
+        measured = [*records.with_samples(), *layer_measurements(errors, errors)]
+        Store(results).write(records.identity(run_id=run_id, **changes), measured)
+    assert main(["wandb-sync", str(results), "--group", "paper", "--mode", "offline"]) == 0
+    (comparison,) = [run for run in map(read_run, offline_runs(results)) if run.id.startswith("comparison-")]
+    assert {name for name in comparison.images if "layers" in name} == {
+        f"figure/layers-{metric}-{bits}-bits" for metric in ("weight_error", "output_error") for bits in (3, 4)
+    }
 
 
 @pytest.mark.parametrize(

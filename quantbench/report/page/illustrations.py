@@ -35,7 +35,7 @@ def illustrations(frame: "pd.DataFrame", results: str | Path) -> tuple[list[Illu
     groups = list(frame.groupby(list(_COMPARABLE), sort=True))
     for key, group in groups[:_MOST_GROUPS]:
         where = ", ".join(map(str, key)) if len(groups) > 1 else ""
-        for kind, options, about in _attempts(group):
+        for kind, options, about in attempts(group):
             shows = KINDS[kind].shows
             title = ", ".join(filter(None, (shows[0].upper() + shows[1:], about, where)))
             arguments = parser().parse_args([kind, str(results), *_ALWAYS, *options])
@@ -50,8 +50,8 @@ def illustrations(frame: "pd.DataFrame", results: str | Path) -> tuple[list[Illu
     return drawn, refused
 
 
-def _attempts(frame: "pd.DataFrame") -> Iterator[tuple[str, Sequence[str], str]]:
-    """Kinds with their options: those that show something in these runs."""
+def attempts(frame: "pd.DataFrame") -> Iterator[tuple[str, Sequence[str], str]]:
+    """Kinds with their options, and what the options choose in words: those that show something in these runs."""
     quantized = frame[frame["bits"].notna()]
     widths = sorted(quantized["bits"].unique())
     series = ("--by", "method,variant") if quantized["variant"].nunique() > 1 else ()
