@@ -33,7 +33,7 @@ from quantbench.methods.kv_cache import KVCache
 from quantbench.methods.range import Range
 from quantbench.methods.rounding import Rounding
 from quantbench.methods.training import Training
-from quantbench.methods.transform import Transform
+from quantbench.methods.transform import SiteScaling, Transform
 from quantbench.methods.variant import STATISTICS, Variant
 from quantbench.models.load import DTYPES, EmbeddedModel, HubModel, LocalModel, Model, WorldModel
 from quantbench.search import Search
@@ -90,6 +90,8 @@ class RunConfig:
             raise ValueError(f"save={self.save}: allowed only with activation=none and kv_cache=none")
         if self.save is not None and self.transform.runs_online:
             raise ValueError(f"save={self.save}: allowed only with a transform that is all in the weights, none online")
+        if self.save is not None and isinstance(self.transform, SiteScaling) and self.transform.adds_biases:
+            raise ValueError(f"save={self.save}: allowed only with transform.shift=false, which adds no biases")
         if self.save_layout not in LAYOUTS:
             raise ValueError(f"save_layout={self.save_layout}: allowed are {', '.join(LAYOUTS)}")
         if self.save is not None and self.save.endswith(_FILES):

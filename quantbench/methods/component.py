@@ -26,6 +26,11 @@ class Component:
         """Whether it compares each token's inputs with those of the same token in full precision."""
         return False
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether it looks at the inputs of linears themselves: at some of the tokens, or at a histogram of all."""
+        return False
+
     def check(self, variant: "Variant") -> None:
         """Refuse a combination with the other axes that has no meaning.
 

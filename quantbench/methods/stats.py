@@ -138,6 +138,14 @@ class SiteStats:
         )
 
 
+def finite_tokens(inputs: Tensor) -> Tensor:
+    """Inputs [..., in] as fp32 [tokens, in], without those that hold NaN or Inf."""
+    x = inputs.detach().reshape(-1, inputs.shape[-1]).float()
+    if bool(torch.isfinite(x.sum())):  # the sum tells; only then look at every element
+        return x
+    return x[torch.isfinite(x).all(-1)]
+
+
 def _magnitudes(x: Tensor) -> tuple[Tensor, Tensor]:
     """Sum and maximum of |x| over the tokens of x [tokens, in], in pieces that stay in a core's cache."""
     pieces = [(magnitude.sum(0), magnitude.amax(0)) for magnitude in map(torch.abs, x.split(_CACHED_TOKENS))]

@@ -54,8 +54,13 @@ class Variant:
 
     @property
     def walks_tokens(self) -> bool:
-        """Whether tokens go through the blocks as they are quantized: for statistics, or to tune whole blocks on."""
-        return self.needs_statistics or isinstance(self.rounding, BlockTuner)
+        """Whether tokens go through the blocks as they are quantized: to be looked at, or to tune whole blocks on."""
+        return self.needs_statistics or isinstance(self.rounding, BlockTuner) or self.needs_inputs
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether any axis looks at the inputs of linears themselves."""
+        return self.quantizes and any(c.needs_inputs for c in self.components)
 
     @property
     def learns(self) -> bool:

@@ -60,6 +60,11 @@ class Branch:
         return self.variant.needs_statistics and self.variant.statistics == "fp"
 
     @property
+    def shares_inputs(self) -> bool:
+        """Whether it looks at the inputs of linears in blocks that full precision feeds."""
+        return self.variant.needs_inputs and self.variant.statistics == "fp"
+
+    @property
     def outcome(self) -> VariantResult | Exception:
         """What it came to."""
         return self.error or self.result

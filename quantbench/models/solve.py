@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,18 +14,19 @@ from quantbench.errors import QuantizationError
 from quantbench.formats import QuantizedWeight
 from quantbench.methods.allocation import Kept
 from quantbench.methods.grid import Grid
-from quantbench.methods.range.minmax import MinMax
+from quantbench.methods.histogram import Histogram
+from quantbench.methods.input_sample import InputSample
 from quantbench.methods.rounding.tuner import BlockTuner, TunableScale, TunableWeight
 from quantbench.methods.stats import SiteStats
-from quantbench.methods.transform.base import SiteProblem, SiteScaling
 from quantbench.models.attention import remove_caches_, set_caches_
+from quantbench.models.biases import add_bias_
 from quantbench.models.capture import Capture
-from quantbench.models.folds import Fold, scale_site_, takes_shift, tied_mean
+from quantbench.models.folds import takes_shift
 from quantbench.models.layer_error import layer_error
 from quantbench.models.linear import InputQuantLinear, QuantLinear, linear_at
-from quantbench.models.module_error import ModuleError
 from quantbench.models.online import carry_rotation_
 from quantbench.models.packed import quantized_linear
+from quantbench.models.scaling import BlockScaling, finite_weight, quantized, scaled_together
 from quantbench.models.structure import Block, Site
 from quantbench.models.tune import TunedBlock, TuningData, tune
 
@@ -67,45 +67,28 @@ class BlockSolver:
         self.stats: dict[str, SiteStats] = dict(self.capture.stats)
         self.notes: list[str] = []
 
-    def transform(self) -> None:
-        """Fit the transform of every site on the block as it is, then fold all of them in."""
-        if not isinstance(self.variant.transform, SiteScaling):
-            return
-        scales: list[tuple[list[Site], Tensor]] = []
-        for sites in self._scaled_together():
-            scale = self.variant.transform.site_scale(self._problem(sites))
-            if scale is not None:
-                scales.append((sites, scale))
-        for sites, scale in scales:
-            scale_site_(self.module, sites[0], scale)
-            for site in sites:
-                self.stats[site.name] = self.stats[site.name].scaled(scale)
-            self._scale_fisher(sites[0], scale)
+    def transform(self, samples: Mapping[str, InputSample]) -> bool:
+        """Fit the transform of every site on the block as it is, then fold all of them in.
 
-    def _scale_fisher(self, site: Site, scale: Tensor) -> None:
-        """Squared gradients after the weights were scaled: where w' = s w, dL/dw' = (dL/dw) / s."""
-        fold, square = site.fold, scale.cpu().square()
-        assert fold is not None
-        for name in self.fisher.keys() & set(fold.consumers):
-            self.fisher[name] = self.fisher[name] / square
-        if fold.producer in self.fisher:
-            assert fold.rows is not None
-            divided = torch.ones(len(self.fisher[fold.producer])).index_copy(0, fold.rows.cpu(), square)
-            self.fisher[fold.producer] = self.fisher[fold.producer] * divided[:, None]
+        samples: of what each site reads, where the transform looks at that. Returns whether all statistics still hold:
+        what a shift makes of them cannot be told from them.
+        """
+        scaling = BlockScaling(
+            self.block, self.module, self.variant, self.capture, self.stats, self.fisher, self.device
+        )
+        return scaling.transform(samples)
 
-    def _scaled_together(self) -> list[list[Site]]:
-        """Sites that share one fold (the experts behind a norm take one scale), where something gets quantized."""
-        groups: dict[tuple[str, ...], list[Site]] = {}
+    def quantize_inputs(self, seen: Mapping[str, Histogram]) -> None:
+        """Let every linear quantize what it reads, as it will at run time, before weights are rounded for that.
+
+        seen: histograms of the inputs by the site's name, where the activations' ranges are calibrated.
+        """
         for site in self.block.sites:
-            if site.fold is not None and site.name in self.stats:
-                groups.setdefault(site.fold.sites, []).append(site)
-        return [sites for sites in groups.values() if any(self._quantized(site) for site in sites)]
-
-    def quantize_inputs(self) -> None:
-        """Let every linear quantize what it reads, as it will at run time, before weights are rounded for that."""
-        for site in self.block.sites:
+            if site.name in seen and not seen[site.name].total:
+                self.notes.append(f"{self.block.name}.{site.name}: no calibration token reached it, inputs are dynamic")
             for name in site.linears:
-                quantizer = self.variant.activation.quantizer(self._full_name(name), site.role)
+                histogram = seen.get(site.name)
+                quantizer = self.variant.activation.quantizer(self._full_name(name), site.role, histogram)
                 if quantizer is not None:
                     self.result.inputs[self._full_name(name)] = quantizer
                     _replace(self.module, name, InputQuantLinear(self._linear(name), quantizer))
@@ -192,7 +175,7 @@ class BlockSolver:
 
     def _tunable_scales(self, tuner: BlockTuner) -> list[tuple[Site, TunableScale]]:
         scales = []
-        for sites in self._scaled_together():
+        for sites in scaled_together(self.block, self.variant, self.stats):
             site, weights = sites[0], [self._weight(name) for site in sites for name in site.linears]
             assert site.fold is not None
             stats = SiteStats.merged([self.stats[site.name] for site in sites])
@@ -227,38 +210,8 @@ class BlockSolver:
             start += len(weight)
         return Kept(torch.cat(masks) if masks else None, tuple(notes))
 
-    def _problem(self, sites: list[Site]) -> SiteProblem:
-        stats = [self.stats[site.name] for site in sites for _ in site.linears]
-        weights = [self._weight(name) for site in sites for name in site.linears]
-        fold, module_error = sites[0].fold, self._module_error(sites)
-        assert fold is not None
-
-        def linear_error(replaced: Sequence[Tensor]) -> float:
-            # each expert counts by the tokens that reached it
-            errors = (s.count * s.output_error(r - w) for s, r, w in zip(stats, replaced, weights, strict=True))
-            return sum(errors) / max(s.count for s in stats)
-
-        return SiteProblem(
-            weights=weights,
-            stats=SiteStats.merged([self.stats[site.name] for site in sites]),
-            grid=Grid(self.variant.format.for_shape(*weights[0].shape), MinMax()),
-            linear_error=linear_error,
-            module_error=module_error,
-            tie=partial(tied_mean, fold=fold) if _is_tied(fold) else None,
-            norm_fed=fold.norm_offset is not None,
-        )
-
-    def _module_error(self, sites: list[Site]) -> ModuleError | None:
-        """Replays the module that a site feeds; one capture may serve variants that replay fewer of its calls."""
-        assert isinstance(self.variant.transform, SiteScaling)
-        parent, limit = sites[0].parent, self.variant.transform.replayed_batches
-        if len(sites) > 1 or parent is None or not self.capture.calls.get(parent) or limit == 0:
-            return None
-        calls, outputs = self.capture.calls[parent][:limit], self.capture.outputs[parent][:limit]
-        return ModuleError(self.module, sites[0], calls, outputs, self.device)
-
     def _quantized(self, site: Site) -> list[str]:
-        return [name for name in site.linears if self.variant.allocation.quantizes(self._full_name(name))]
+        return quantized(self.block, site, self.variant)
 
     def finish(self) -> None:
         """Keep the notes, and every parameter that is not a quantized weight and differs from the original block's."""
@@ -269,14 +222,11 @@ class BlockSolver:
         originals = dict(self.block.module.named_parameters())
         for name, parameter in self.module.named_parameters():
             value = parameter.detach().cpu()
-            if not torch.equal(value, originals[name].detach().cpu()):
+            if name not in originals or not torch.equal(value, originals[name].detach().cpu()):
                 self.result.parameters[self._full_name(name)] = value
 
     def _weight(self, name: str) -> Tensor:
-        weight = self._linear(name).weight.detach().float()
-        if not bool(torch.isfinite(weight).all()):
-            raise QuantizationError(f"{self._full_name(name)}: the weights hold NaN or Inf")
-        return weight
+        return finite_weight(self.module, name, self._full_name(name))
 
     def _linear(self, name: str) -> nn.Linear:
         return linear_at(self.module, name)
@@ -293,10 +243,6 @@ class BlockSolver:
         self.notes.append(f"{label}: {stats.dropped} calibration tokens with NaN or Inf left out")
 
 
-def _is_tied(fold: Fold) -> bool:
-    return fold.rows is not None and len(fold.rows.unique()) < len(fold.rows)
-
-
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
     carry_rotation_(root.get_submodule(name), module)
     root.set_submodule(name, module)
@@ -310,6 +256,7 @@ def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "f
     Raises:
         QuantizationError: a weight has no packed execution; the model is as it was.
     """
+    added = [_add_missing_bias(model, name) for name in result.parameters]
     modules = {name: linear_at(model, name) for name in result.weights.keys() | result.inputs.keys()}
     replacements: dict[str, nn.Module] = {
         name: InputQuantLinear(modules[name], inputs) for name, inputs in result.inputs.items()
@@ -332,5 +279,14 @@ def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "f
             parameter.data = value
         for name, module in modules.items():
             _replace(model, name, module)
+        for remove in filter(None, added):
+            remove()
 
     return undo
+
+
+def _add_missing_bias(model: nn.Module, parameter: str) -> Callable[[], None] | None:
+    """Make room for a bias that the transform has added; returns what takes it away again."""
+    name, _, last = parameter.rpartition(".")
+    module = model.get_submodule(name)
+    return add_bias_(module) if last == "bias" and getattr(module, "bias", None) is None else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.errors import QuantizationError
+from quantbench.methods.histogram import Histogram
 from quantbench.methods.rounding.tuner import BlockTuner
 from quantbench.methods.transform.base import NoTransform, SiteScaling
 from quantbench.methods.variant import Variant
@@ -20,6 +21,7 @@ from quantbench.models.capture import BlockInputs, Capture, block_inputs, captur
 from quantbench.models.fisher import fisher_information
 from quantbench.models.paused import fits, solve_in_one_pass
 from quantbench.models.plan import planned
+from quantbench.models.site_inputs import histograms, samples
 from quantbench.models.solve import BlockSolver
 from quantbench.models.statistics_cache import PrefixKeys, StatisticsCache
 from quantbench.models.structure import Block, Structure
@@ -119,7 +121,7 @@ class _Walk:
         tuned = [(v.rounding, v.format) for v in variants if isinstance(v.rounding, BlockTuner)]
         for size in {tuner.schedule(len(ids), format).batch_size for tuner, format in tuned}:
             shared.calls |= block_inputs(model, structure, [ids[:size]]).calls
-        if tuned or any(branch.shares_statistics or branch.variant.needs_pairs for branch in self.live):
+        if tuned or any(b.shares_statistics or b.shares_inputs or b.variant.needs_pairs for b in self.live):
             self.shared = shared
         if self.cache is not None and any(branch.shares_statistics for branch in self.live):
             self.keys = PrefixKeys(model, structure, ids, batch=BATCH_TOKENS, device=self.device)
@@ -147,9 +149,10 @@ class _Walk:
         key = None if self.keys is None else self.keys.of(block)
         if self.shared is not None:
             common = self._cached(key, sharing)
-            if tuning or (sharing and common is None) or any(branch.variant.needs_pairs for branch in self.live):
+            comparing = any(branch.variant.needs_pairs or branch.shares_inputs for branch in self.live)
+            if tuning or (sharing and common is None) or comparing:
                 self._catch_up()
-                twin = _Twin(_copy(block, self.device), self.shared)
+                twin = _Twin(_copy(block, self.device), self.shared, {})
             if twin is not None and sharing and common is None:
                 variants = [branch.variant for branch in sharing]
                 common = _captured(block, twin.module, variants, self.shared, self.device, outputs=outputs)
@@ -210,8 +213,7 @@ class _Walk:
         solver = BlockSolver(
             block, module, variant, capture, branch.result, device, fisher=fisher, keep_latent=branch.keep_latent
         )
-        solver.transform()
-        solver.quantize_inputs()
+        self._prepare(solver, None if in_sequence else capture, twin, inputs)
         if isinstance(variant.rounding, BlockTuner):
             assert twin is not None
             solver.tune(_tuning_data(block, variant.rounding, twin, inputs or twin.inputs, outputs, device))
@@ -223,12 +225,38 @@ class _Walk:
         if inputs is not None and not in_sequence and not last:
             _advance(block, module, inputs, device)
 
+    def _prepare(
+        self, solver: BlockSolver, capture: Capture | None, twin: "_Twin | None", own: BlockInputs | None
+    ) -> None:
+        """Transform a block, then let its linears quantize what they read.
+
+        capture: None where statistics are collected as the block is rounded; own: the variant's inputs of the block.
+        """
+        block, module, variant = solver.block, solver.module, solver.variant
+        inputs = own or (None if twin is None else twin.inputs)
+        if inputs is None:  # nothing is looked at
+            solver.transform({})
+            solver.quantize_inputs({})
+            return
+        looks = variant.transform.needs_inputs
+        holds = solver.transform(samples(block, module, inputs, self.device) if looks else {})
+        if not holds and capture is not None:
+            paired = twin._replace(module=copy.deepcopy(module)) if twin and variant.needs_pairs else None
+            solver.stats = _captured_stats(block, module, list(solver.stats), inputs, self.device, twin=paired).stats
+        seen: dict[str, Histogram] = {}
+        if variant.activation.needs_inputs:
+            common = twin is not None and inputs is twin.inputs and isinstance(variant.transform, NoTransform)
+            seen = twin.histograms if twin is not None and common else seen  # of all variants that transform nothing
+            seen |= {} if seen else histograms(block, module, inputs, self.device)
+        solver.quantize_inputs(seen)
+
 
 class _Twin(NamedTuple):
-    """A block in full precision, and its inputs there."""
+    """A block in full precision, its inputs there, and histograms of what its sites read, once someone has asked."""
 
     module: nn.Module
     inputs: BlockInputs
+    histograms: dict[str, Histogram]
 
 
 def _round_in_sequence(

@@ -82,7 +82,7 @@ def test_scaled_model_computes_the_same_function(name):
             weights = {n: p.clone() for n, p in block.module.named_parameters()}
             with capturing(block.module, block, sites=[site.name for site in block.sites], device=cpu) as capture:
                 model(ids)
-            BlockSolver(block, block.module, every_site, capture, VariantResult(), cpu).transform()
+            BlockSolver(block, block.module, every_site, capture, VariantResult(), cpu).transform({})
             moved = {n for n, p in block.module.named_parameters() if not torch.equal(p, weights[n])}
             for site in block.sites:
                 scaled = site.fold is not None and capture.stats[site.name].count > 0

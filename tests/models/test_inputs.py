@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from quantbench.formats import IntFormat
-from quantbench.methods.activation import DynamicActivation
+from quantbench.methods.activation import DynamicActivation, StaticActivation
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.grid import Grid
 from quantbench.methods.range import MinMax
 from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision
-from quantbench.methods.transform import AWQ, NoTransform
+from quantbench.methods.transform import AWQ, NoTransform, SmoothQuant
 from quantbench.methods.variant import Variant
 from quantbench.models.canonical import canonicalise_
 from quantbench.models.solve import apply_result
@@ -105,6 +105,38 @@ def test_propagated_statistics_are_those_of_blocks_with_quantized_inputs():
         assert not torch.equal(other.codes, result.weights[name].codes), name
 
 
+def values_of(model, ids, names):
+    """All that each linear reads, [tokens, in], from hooks on a whole forward pass."""
+    seen = {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: seen.__setitem__(name, args[0].flatten(0, -2))
+        )
+        for name in names
+    ]
+    model(ids)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("transform", [NoTransform(), SmoothQuant()], ids=["plain", "smooth"])
+@pytest.mark.parametrize("statistics", ["fp", "propagate"])
+def test_static_scales_are_those_of_the_transformed_model_in_either_statistics_mode(statistics, transform):
+    model, structure, ids = load("llama")
+    one = variant(activation=StaticActivation(bits=4), transform=transform, statistics=statistics)
+    result = quantize(model, structure, [one], ids, device=CPU)[0]
+    for block in structure.blocks:
+        names = [f"{block.name}.{name}" for name in block.linears]
+        before = structure.linears[: structure.linears.index(names[0])] if statistics == "propagate" else ()
+        undo = apply_result(model, replace(result, inputs={name: result.inputs[name] for name in before}))
+        seen = values_of(model, ids, names)
+        undo()
+        for name, x in seen.items():
+            torch.testing.assert_close(result.inputs[name].params.scale, x.abs().max() / 7, rtol=1e-4, atol=0)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("rounding", [RTN(), GPTQ(true_sequential=True)], ids=["rtn", "gptq-true_sequential"])
 def test_variants_with_quantized_inputs_share_a_walk_with_others(rounding):
@@ -112,6 +144,10 @@ def test_variants_with_quantized_inputs_share_a_walk_with_others(rounding):
     variants = [
         variant(rounding, activation=DynamicActivation(bits=4)),
         variant(rounding, activation=DynamicActivation(skip=["*"])),
+        variant(rounding, activation=StaticActivation()),
+        variant(activation=StaticActivation(calibration="mse"), statistics="fp"),
+        variant(RTN(), activation=StaticActivation(number="e4m3"), statistics="fp"),
+        variant(transform=SmoothQuant(), activation=StaticActivation(), statistics="fp"),
         variant(transform=AWQ(n_grid=3), statistics="fp"),
     ]
     together = quantize(model, structure, variants, ids, device=CPU)

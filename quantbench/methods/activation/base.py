@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quantbench.formats import Format, QuantizedWeight
 from quantbench.methods.component import Component
+from quantbench.methods.histogram import Histogram
 from quantbench.methods.numbers import number_format
 from quantbench.methods.patterns import matches
 
@@ -38,8 +39,11 @@ class Activation(Component, ABC):
         """Bits of a code; 16 where nothing is quantized."""
 
     @abstractmethod
-    def quantizer(self, name: str, role: str) -> InputQuantizer | None:
-        """What quantizes the inputs of the linear of this dotted name at a site of this role; None to leave them."""
+    def quantizer(self, name: str, role: str, seen: Histogram | None = None) -> InputQuantizer | None:
+        """What quantizes the inputs of the linear of this dotted name at a site of this role; None to leave them.
+
+        seen: what calibration saw of these inputs, where ``needs_inputs`` asks for it.
+        """
 
 
 @dataclass

@@ -7,6 +7,7 @@ from torch import Tensor
 from quantbench.formats import Format, QuantizedWeight
 from quantbench.methods.activation.base import InputQuantizer, QuantizedInputs
 from quantbench.methods.grid import Grid
+from quantbench.methods.histogram import Histogram
 from quantbench.methods.range.minmax import MinMax
 
 GRANULARITIES = ("token", "tensor")
@@ -16,7 +17,8 @@ GRANULARITIES = ("token", "tensor")
 class DynamicQuantizer(InputQuantizer):
     """Round to nearest on ranges that are found as the input comes.
 
-    per_token: scales of their own for each token; otherwise one for the tokens of a sequence that come together. clip: by what the range is multiplied (QuaRot, arXiv 2404.00456, clips 4-bit inputs at 0.9 of their maximum).
+    per_token: scales of their own for each token; otherwise one for the tokens of a sequence that come together. clip:
+    by what the range is multiplied (QuaRot, arXiv 2404.00456, clips 4-bit inputs at 0.9 of their maximum).
     """
 
     format: Format
@@ -51,7 +53,7 @@ class DynamicActivation(QuantizedInputs):
         if not 0 < self.clip <= 1:
             raise ValueError(f"activation.clip={self.clip}: allowed are values above 0 and up to 1")
 
-    def quantizer(self, name: str, role: str) -> InputQuantizer | None:
+    def quantizer(self, name: str, role: str, seen: Histogram | None = None) -> InputQuantizer | None:
         if not self.acts_on(name, role):
             return None
         return DynamicQuantizer(self.format(), self.granularity == "token", self.clip)

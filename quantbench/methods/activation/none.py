@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from quantbench.methods.activation.base import Activation
+from quantbench.methods.histogram import Histogram
 
 
 @dataclass
@@ -17,5 +18,5 @@ class NoActivation(Activation):
     def nominal_bits(self) -> int:
         return 16
 
-    def quantizer(self, name: str, role: str) -> None:
+    def quantizer(self, name: str, role: str, seen: Histogram | None = None) -> None:
         return None

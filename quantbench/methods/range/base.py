@@ -3,11 +3,13 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from quantbench.formats import Format, GroupParams
 from quantbench.methods.component import Component
 from quantbench.methods.curvature import Curvature
+from quantbench.methods.histogram import Histogram
 
 
 @dataclass
@@ -26,6 +28,20 @@ class Range(Component, ABC):
         return self
 
 
+@dataclass
+class CountedRange(Range, ABC):
+    """A rule that can also choose the interval of values of which only a histogram is known."""
+
+    @abstractmethod
+    def fit_counts(self, seen: Histogram, format: Format) -> GroupParams:
+        """Parameters [1, 1] for all that ``seen`` has counted."""
+
+
 def weight_range(weight: Tensor) -> tuple[Tensor, Tensor]:
     """[min(w, 0), max(w, 0)] of each row: weight [rows, g] -> two of [rows, 1]. Zero is always inside."""
     return weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)
+
+
+def counted_range(seen: Histogram) -> tuple[Tensor, Tensor]:
+    """[min(x, 0), max(x, 0)] of what was counted, [1, 1] each."""
+    return torch.full((1, 1), seen.low), torch.full((1, 1), seen.high)

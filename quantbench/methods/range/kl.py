@@ -7,12 +7,13 @@ from torch import Tensor
 
 from quantbench.formats import Format, GroupParams
 from quantbench.methods.curvature import Curvature
-from quantbench.methods.range.base import Range, weight_range
+from quantbench.methods.histogram import Histogram
+from quantbench.methods.range.base import CountedRange, counted_range, weight_range
 from quantbench.methods.range.search import better_of, fit_in_chunks
 
 
 @dataclass
-class KL(Range):
+class KL(CountedRange):
     """Entropy calibration (Migacz, 8-bit Inference with TensorRT, GTC 2017), for each group of weights.
 
     The weights are counted in equal bins over their min-max interval (made symmetric where the format covers both ends
@@ -42,11 +43,18 @@ class KL(Range):
             raise ValueError(f"range.max_shrink={self.max_shrink}: allowed are values between 0 and 1")
 
     def fit(self, weight: Tensor, format: Format, curvature: Curvature | None) -> GroupParams:
-        return fit_in_chunks(weight, lambda rows: self._search(weight[rows], format))
+        return fit_in_chunks(weight, lambda rows: self._fit(weight[rows], format))
 
-    def _search(self, weight: Tensor, format: Format) -> GroupParams:
+    def fit_counts(self, seen: Histogram, format: Format) -> GroupParams:
+        counts, centres = seen.bins(self.bins)
+        return self._search(counts[None], centres[None], *_covered(*counted_range(seen), format), format)
+
+    def _fit(self, weight: Tensor, format: Format) -> GroupParams:
         low, high = _covered(*weight_range(weight), format)
         counts, centres = _histogram(weight, low, high, min(self.bins, weight.shape[1]))
+        return self._search(counts, centres, low, high, format)
+
+    def _search(self, counts: Tensor, centres: Tensor, low: Tensor, high: Tensor, format: Format) -> GroupParams:
         best = format.params(low, high)
         least = _divergence(counts, centres, low, high, format, best)
         for step in range(1, int(self.max_shrink * self.grid)):

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from quantbench.formats import Format, GroupParams
 from quantbench.methods.curvature import Curvature
-from quantbench.methods.range.base import Range, weight_range
+from quantbench.methods.histogram import Histogram
+from quantbench.methods.range.base import CountedRange, counted_range, weight_range
 
 
 @dataclass
-class MinMax(Range):
+class MinMax(CountedRange):
     """The smallest interval that holds every weight of the group and zero (absmax when the format is symmetric).
 
     clip: by what its ends are multiplied.
@@ -24,4 +25,8 @@ class MinMax(Range):
 
     def fit(self, weight: Tensor, format: Format, curvature: Curvature | None) -> GroupParams:
         low, high = weight_range(weight)
+        return format.params(low * self.clip, high * self.clip)
+
+    def fit_counts(self, seen: Histogram, format: Format) -> GroupParams:
+        low, high = counted_range(seen)
         return format.params(low * self.clip, high * self.clip)

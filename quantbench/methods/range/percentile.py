@@ -8,11 +8,12 @@ from torch import Tensor
 
 from quantbench.formats import Format, GroupParams
 from quantbench.methods.curvature import Curvature
-from quantbench.methods.range.base import Range
+from quantbench.methods.histogram import Histogram
+from quantbench.methods.range.base import CountedRange
 
 
 @dataclass
-class Percentile(Range):
+class Percentile(CountedRange):
     """The interval that holds the central ``percent`` % of a group's weights (Wu et al., arXiv 2004.09602).
 
     The ends are the quantiles (1 - p) / 2 and (1 + p) / 2 with p = percent / 100, interpolated linearly between
@@ -32,6 +33,10 @@ class Percentile(Range):
         high = _upper_quantile(weight, tail).clamp_(min=0)
         low = -_upper_quantile(-weight, tail).clamp_(min=0)
         return format.params(low, high)
+
+    def fit_counts(self, seen: Histogram, format: Format) -> GroupParams:
+        low, high = seen.quantiles((1 - self.percent / 100) / 2)
+        return format.params(torch.full((1, 1), min(low, 0.0)), torch.full((1, 1), max(high, 0.0)))
 
 
 def _upper_quantile(weight: Tensor, tail: float) -> Tensor:

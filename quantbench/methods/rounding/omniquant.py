@@ -57,6 +57,10 @@ class OmniQuant(BlockTuner):
         return self.let
 
     @property
+    def rescales(self) -> bool:
+        return self.let
+
+    @property
     def augmented(self) -> bool:
         return self.aug_loss
 

@@ -107,6 +107,11 @@ class BlockTuner(Rounding):
             raise ValueError(f"rounding={name} learns ranges, which format=lut has not: allowed is any other format")
 
     @property
+    def rescales(self) -> bool:
+        """Whether it changes the inputs of linears: whether :meth:`tunable_scale` gives anything."""
+        return False
+
+    @property
     def augmented(self) -> bool:
         """Whether the full-precision block's output for the inputs that tuning sees is a second target."""
         return False

@@ -3,6 +3,7 @@
 from quantbench.methods.transform.awq import AWQ
 from quantbench.methods.transform.base import ModelTransform, NoTransform, SiteProblem, SiteScaling, Transform
 from quantbench.methods.transform.block_hadamard import BlockHadamard
+from quantbench.methods.transform.os_plus import OSPlus
 from quantbench.methods.transform.rotation import Hadamard, RandomRotation, Rotation
 from quantbench.methods.transform.smooth import SmoothQuant
 from quantbench.methods.transform.spinquant import SpinQuant
@@ -13,6 +14,7 @@ __all__ = [
     "Hadamard",
     "ModelTransform",
     "NoTransform",
+    "OSPlus",
     "RandomRotation",
     "Rotation",
     "SiteProblem",

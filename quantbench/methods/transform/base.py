@@ -10,8 +10,10 @@ from torch import Tensor
 
 from quantbench.methods.component import Component
 from quantbench.methods.grid import Grid
+from quantbench.methods.input_sample import InputSample
 from quantbench.methods.stats import SiteStats
 
+Read = Callable[[Tensor, Tensor], Tensor]
 OutputError = Callable[[Sequence[Tensor]], float]
 
 
@@ -31,7 +33,10 @@ class SiteProblem:
     and summed over outputs, when their weights are replaced by the given ones; module_error: the same for the output of
     the module they feed (attention, MLP), or None where the linears are all there is to score. tie: makes a scale
     equal over the channels that one producer row feeds (grouped-query attention), None where there is no such tie.
-    norm_fed: whether a norm produces the scaled tensor (otherwise a linear does).
+    norm_fed: whether a norm produces the scaled tensor (otherwise a linear does). sample: some of the tokens, where the
+    transform ``needs_inputs``; reads: for each of the weights, what it reads at run time of given tokens, when their
+    channels' extremes are the given ones; shiftable: whether a constant can be taken from the tensor;
+    rounds_weights: whether the weights are quantized at all.
     """
 
     weights: Sequence[Tensor]
@@ -41,6 +46,29 @@ class SiteProblem:
     module_error: ReplayedError | None = None
     tie: Callable[[Tensor], Tensor] | None = None
     norm_fed: bool = True
+    sample: InputSample | None = None
+    reads: Sequence[Read] = ()
+    shiftable: bool = False
+    rounds_weights: bool = True
+
+    def run_time_error(self, scale: Tensor, shift: Tensor | None = None) -> float:
+        """Squared change of the linears' outputs, mean over the sample and summed, when both are rounded.
+
+        scale, shift [in]: inputs (x - shift) / scale meet weights times ``scale``.
+        """
+        assert self.sample is not None
+        assert self.sample.ends is not None
+        tokens, ends = self.sample.tokens, self.sample.ends
+        if shift is not None:
+            tokens, ends = tokens - shift, ends - shift
+        error = 0.0
+        for weight, read in zip(self.weights, self.reads, strict=True):
+            rounded = weight * scale
+            if self.rounds_weights:
+                rounded = self.grid.nearest(rounded, None).dequantize()
+            delta = read(tokens / scale, ends / scale) @ rounded.T - tokens @ weight.T
+            error += float(delta.square().sum()) / len(tokens)
+        return error
 
 
 @dataclass
@@ -72,6 +100,8 @@ class ModelTransform(Transform, ABC):
 class SiteScaling(Transform, ABC):
     """A transform that divides a site's inputs by ``s`` [in] and multiplies the columns that read them by ``s``.
 
+    It may take a constant from them before.
+
     The walk folds the division into what produces the inputs (a norm's gain, an earlier linear's rows); a site whose
     producer cannot absorb it is left alone.
     """
@@ -88,3 +118,12 @@ class SiteScaling(Transform, ABC):
     @abstractmethod
     def site_scale(self, problem: SiteProblem) -> Tensor | None:
         """The scale s [in] (positive), or None to leave the site alone."""
+
+    def site_shift(self, problem: SiteProblem) -> Tensor | None:
+        """The constant [in] to take from the inputs before they are divided, None for none; biases give it back."""
+        return None
+
+    @property
+    def adds_biases(self) -> bool:
+        """Whether linears and norms may get biases that the model has no place for, from a shift."""
+        return False
