@@ -263,7 +263,12 @@ def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "f
     }
     for name, weight in result.weights.items():
         inputs = result.inputs.get(name)
-        replacements[name] = quantized_linear(weight, modules[name], execution=execution, name=name, inputs=inputs)
+        try:
+            replacements[name] = quantized_linear(weight, modules[name], execution=execution, name=name, inputs=inputs)
+        except QuantizationError:
+            for remove in filter(None, added):
+                remove()
+            raise
     parameters: list[tuple[nn.Parameter, Tensor]] = []
     for name, replacement in replacements.items():
         _replace(model, name, replacement)
