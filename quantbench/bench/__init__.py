@@ -7,6 +7,7 @@ from quantbench.errors import InputError
 
 BENCHMARKS = {
     "coverage": "quantbench.bench.coverage",
+    "decode": "quantbench.bench.decode",
     "evaluation": "quantbench.bench.evaluation",
     "kernels": "quantbench.bench.kernels",
     "quantize": "quantbench.bench.quantize",

@@ -11,9 +11,10 @@ from torch.nn.functional import linear as dense_linear
 from quantbench.bench.race import Call, buffers_past_cache
 from quantbench.bench.textbook import textbook_gptq
 from quantbench.formats import Codebook, IntFormat, QuantizedWeight
-from quantbench.kernels import awq, hadamard, hqq, linear, rtn
+from quantbench.kernels import awq, hadamard, hqq, kmeans, linear, rtn
 from quantbench.kernels.awq import reference as awq_reference
 from quantbench.kernels.hqq import reference as hqq_reference
+from quantbench.kernels.kmeans import reference as kmeans_reference
 from quantbench.kernels.layout import DeviceWeight
 from quantbench.kernels.rtn import reference as rtn_reference
 from quantbench.methods.grid import Grid
@@ -59,29 +60,31 @@ def cases(device: torch.device, size: int, rows: Sequence[int]) -> Iterator[Case
         yield from _linear(device, size, name, rows)
 
 
-def _weight(device: torch.device, size: int, seed: int) -> Tensor:
+def weight_matrix(device: torch.device, size: int, seed: int) -> Tensor:
+    """A random matrix of size x size, fp32."""
     return torch.randn(size, size, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 
 def _quantizing(device: torch.device, size: int) -> Iterator[Case]:
     copies = buffers_past_cache(4 * size * size, device)
-    weights = [_weight(device, size, seed) for seed in range(copies)]
+    weights = [weight_matrix(device, size, seed) for seed in range(copies)]
     for bits in (3, 4, 8):
         yield _rtn(weights, bits)
     yield _hadamard(device, size)
     yield _hqq(weights)
     yield _awq(weights)
+    yield _kmeans(weights)
     yield _gptq(device, size)
 
 
-def _beside_torch(weights: list[Tensor], ours: Entry, torch_loop: Entry) -> dict[str, Entry]:
+def beside_torch(weights: list[Tensor], ours: Entry, torch_loop: Entry) -> dict[str, Entry]:
     """On a processor our operation is the torch loop: there is nothing to compare."""
     return {"ours": ours, "torch": torch_loop} if weights[0].is_cuda else {"ours": ours}
 
 
 def _rtn(weights: list[Tensor], bits: int) -> Case:
     format = IntFormat(bits=bits, group_size=GROUP)
-    entries = _beside_torch(
+    entries = beside_torch(
         weights,
         Entry(lambda i: lambda: rtn.quantize_packed(weights[i], format).planes[0], 0.0),
         Entry(lambda i: lambda: rtn_reference.quantize_packed(weights[i], format).planes[0], 0.0),
@@ -97,7 +100,7 @@ def _hadamard(device: torch.device, size: int) -> Case:
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     nbytes = 2 * size * block * dtype.itemsize
     copies = buffers_past_cache(nbytes, device)
-    inputs = [_weight(device, size, seed)[:, :block].to(dtype).contiguous() for seed in range(copies)]
+    inputs = [weight_matrix(device, size, seed)[:, :block].to(dtype).contiguous() for seed in range(copies)]
     matrix = hadamard.reference.transform(torch.eye(block, device=device), block)
     short = matrix.to(dtype)
     entries = {
@@ -114,7 +117,7 @@ def _hqq(weights: list[Tensor]) -> Case:
     scale, start, _ = format.params(*(edge.unsqueeze(1) for edge in groups[0].aminmax(dim=1)))
     solve = partial(hqq.moved_zero_point, max_code=15, lp_norm=0.7, beta=10.0, kappa=1.01, iterations=20)
     loop = partial(hqq_reference.moved_zero_point, max_code=15, lp_norm=0.7, beta=10.0, kappa=1.01, iterations=20)
-    entries = _beside_torch(
+    entries = beside_torch(
         weights,
         Entry(lambda i: lambda: solve(groups[i], scale, start), 1e-3),
         Entry(lambda i: lambda: loop(groups[i], scale, start), 0.0, eager=True),
@@ -127,7 +130,7 @@ def _hqq(weights: list[Tensor]) -> Case:
 def _awq(weights: list[Tensor]) -> Case:
     format = IntFormat(bits=4, group_size=GROUP)
     scale = torch.rand(weights[0].shape[1], generator=torch.Generator().manual_seed(0)).to(weights[0].device) + 0.5
-    entries = _beside_torch(
+    entries = beside_torch(
         weights,
         Entry(lambda i: lambda: awq.scaled_nearest(weights[i], scale, format), _EQUAL),
         Entry(lambda i: lambda: awq_reference.scaled_nearest(weights[i], scale, format), _EQUAL),
@@ -136,8 +139,24 @@ def _awq(weights: list[Tensor]) -> Case:
     return Case("awq, one scale of its grid", expected, entries, 8 * weights[0].numel(), copies=len(weights))
 
 
+def _kmeans(weights: list[Tensor]) -> Case:
+    """Lloyd's iterations alone, from clusters of equally many weights."""
+    (n, size), count = weights[0].shape, 16
+    rows = [weight.sort(1).values for weight in weights]
+    sums = [torch.nn.functional.pad(torch.stack([torch.ones_like(v), v]).double().cumsum(2), (1, 0)) for v in rows]
+    cuts = (torch.arange(count + 1, device=rows[0].device) * size // count).expand(n, -1).contiguous()
+    entries = beside_torch(
+        weights,
+        Entry(lambda i: lambda: kmeans.lloyd(rows[i], sums[i], cuts, iterations=50), _EQUAL),
+        Entry(lambda i: lambda: kmeans_reference.lloyd(rows[i], sums[i], cuts, 50), _EQUAL, eager=True),
+    )
+    expected = lambda: kmeans_reference.lloyd(rows[0], sums[0], cuts, 50)  # noqa: E731
+    nbytes = rows[0].numel() * (4 + 2 * 8)
+    return Case(f"k-means, {count} centers a row, 50 iterations", expected, entries, nbytes, copies=len(weights))
+
+
 def _gptq(device: torch.device, size: int) -> Case:
-    weight, inputs = _weight(device, size, 0), _weight(device, size, 1)
+    weight, inputs = weight_matrix(device, size, 0), weight_matrix(device, size, 1)
     strength = torch.exp(torch.randn(size, generator=torch.Generator().manual_seed(2))).to(device)
     stats = SiteStats.empty(size, device=device)
     stats.update(torch.cat([inputs, inputs.flip(0).roll(1, 1)]) * strength)
@@ -170,7 +189,10 @@ def _linear(device: torch.device, size: int, name: str, rows: Sequence[int]) -> 
                 lambda i, x=x: lambda: x @ linear.dequantize(packed[i], dtype),  # type: ignore[misc]
                 rounding,
             ),
-        } | _rivals(name, quantized, x)
+        }
+        if device.type == "cpu":
+            entries["dense bfloat16"] = Entry(lambda i, x=x: _in_bfloat16(dense[i], x), 0.02)  # type: ignore[misc]
+        entries |= _rivals(name, quantized, x)
         yield Case(
             f"linear {name} g{group} {size}x{size}, {m} row{'s' * (m > 1)}",
             lambda x=x: x.float() @ quantized[0].dequantize().T,  # type: ignore[misc]
@@ -186,8 +208,13 @@ def _packed(device: torch.device, size: int, name: str) -> Iterator[tuple[Device
     format = Codebook(group_size=64) if name == "nf4" else IntFormat(bits=int(name[1:]), group_size=GROUP)
     copies = buffers_past_cache(size * size * format.bits // 8, device)
     for seed in range(copies):
-        quantized = Grid(format, MinMax()).nearest(_weight(device, size, seed), None)
+        quantized = Grid(format, MinMax()).nearest(weight_matrix(device, size, seed), None)
         yield device_weight(quantized)[0], quantized
+
+
+def _in_bfloat16(weight: Tensor, x: Tensor) -> Call:
+    weight = weight.bfloat16()
+    return lambda: dense_linear(x.bfloat16(), weight)
 
 
 def _rivals(name: str, quantized: Sequence[QuantizedWeight], x: Tensor) -> dict[str, Entry]:
@@ -195,6 +222,10 @@ def _rivals(name: str, quantized: Sequence[QuantizedWeight], x: Tensor) -> dict[
     from quantbench.bench import rivals
 
     found = {}
+    if name in ("w2", "w4", "w8"):
+        found["gemlite"] = Entry(lambda i: rivals.gemlite(quantized[i], x), 0.02)
+    if name in ("w4", "w8"):
+        found["marlin"] = Entry(lambda i: rivals.marlin(quantized[i], x), 0.02)
     if name == "w4":
         found["torch int4pack"] = Entry(lambda i: rivals.int4pack(quantized[i], x), 0.02)
     elif name == "w8":

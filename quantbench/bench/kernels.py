@@ -6,11 +6,15 @@ the package's dependencies are missing.
 
 import argparse
 import json
+import math
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +22,17 @@ import torch
 from torch import Tensor
 
 from quantbench.arguments import ArgumentParser
+from quantbench.bench import w8a8_cases
 from quantbench.bench.kernel_cases import Case, cases
 from quantbench.bench.race import Call, buffers_past_cache, race, timed
 from quantbench.errors import InputError
+from quantbench.processor import processor_name
 
 _DESCRIPTION = """Times in microseconds (median, 20th and 80th percentile of interleaved turns; the first call, with
 compilation, apart), and what share of this machine's copy bandwidth or matmul peak they are. Buffers are rotated past
 the cache. A time is reported only for a result that is right."""
 _SIZES = {"cuda": (4096, 8192), "cpu": (1024,)}
-_ROWS = {"cuda": (1, 4, 16, 64, 128, 2048), "cpu": (1, 16, 256)}
+_ROWS = {"cuda": (1, 4, 16, 64, 128, 2048), "cpu": (1, 4, 16, 64, 256)}
 _COPY_BYTES = {"cuda": 2**29, "cpu": 2**26}
 
 
@@ -37,20 +43,26 @@ def main(argv: Sequence[str]) -> int:
         return _print_registers()
     device = torch.device(args.device)
     ceilings = _ceilings(device, args.repeats)
-    sys.stdout.write(f"{_machine(device)['name']}: copy {ceilings['bandwidth'] / 1e9:.0f} GB/s, matmul "
+    sys.stdout.write(f"{machine(device)['name']}: copy {ceilings['bandwidth'] / 1e9:.0f} GB/s, matmul "
                      f"{ceilings['compute'] / 1e12:.2f} TFLOP/s\n")  # fmt: skip
     results = []
     for size in args.sizes or _SIZES[device.type]:
-        for case in cases(device, size, args.rows or _ROWS[device.type]):
+        rows = args.rows or _ROWS[device.type]
+        for case in chain(cases(device, size, rows), w8a8_cases.cases(device, size, rows)):
             if not args.only or any(word in case.name for word in args.only):
                 results.append(_measured(case, device, ceilings, args))
                 sys.stdout.write("\n".join(_lines(results[-1])) + "\n")
                 sys.stdout.flush()
+    crossovers = _crossovers(results)
+    sys.stdout.write("".join(_crossover_line(name, found) for name, found in crossovers.items()))
     if not results:
         raise InputError(f"--only {' '.join(args.only)}: no case has such a name")
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        found = {"machine": _machine(device), "ceilings": ceilings, "cases": results}
+        found = {
+            "machine": machine(device), "date": date.today().isoformat(), "ceilings": ceilings,
+            "crossovers": crossovers, "cases": results,
+        }  # fmt: skip
         args.output.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
@@ -90,7 +102,9 @@ def _measured(case: Case, device: torch.device, ceilings: dict[str, float], args
         try:
             calls = [entry.make(index) for index in range(case.copies)]
             result, cold = timed(calls[0], device)  # compilation included, where no case before has done it
-        except (RuntimeError, AttributeError, ImportError, TypeError, ValueError) as reason:
+        except Exception as reason:  # a rival may fail in any way where it is missing or does not fit
+            if name == "ours":
+                raise
             found[name] = {"missing": str(reason).splitlines()[0][:200] if str(reason) else type(reason).__name__}
             continue
         error = _error(result, expected)
@@ -128,6 +142,32 @@ def _lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _crossovers(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """For each kind of linear layer, up to how many rows a contender is faster than every dense product (0: never)."""
+    kinds: dict[str, dict[int, dict[str, float]]] = {}
+    for result in results:
+        if layer := re.fullmatch(r"(linear .*), (\d+) rows?", result["case"]):
+            times = {name: found["median"] for name, found in result["contenders"].items() if "median" in found}
+            kinds.setdefault(layer[1], {})[int(layer[2])] = times
+    return {kind: _beyond_dense(by_rows) for kind, by_rows in kinds.items()}
+
+
+def _beyond_dense(by_rows: dict[int, dict[str, float]]) -> dict[str, int]:
+    names = {name for times in by_rows.values() for name in times if not name.startswith("dense")}
+    reached = dict.fromkeys(sorted(names), 0)
+    for name in reached:
+        for rows, times in sorted(by_rows.items()):
+            if times.get(name, math.inf) >= min(t for other, t in times.items() if other.startswith("dense")):
+                break
+            reached[name] = rows
+    return reached
+
+
+def _crossover_line(kind: str, reached: dict[str, int]) -> str:
+    said = "; ".join(f"{name} {f'to {rows} rows' if rows else 'never'}" for name, rows in reached.items())
+    return f"{kind}: faster than dense: {said}\n"
+
+
 def _ceilings(device: torch.device, repeats: int) -> dict[str, float]:
     """Bytes a second of a copy (read and written), and FLOP/s of a product in the dtype that models run in."""
     nbytes = _COPY_BYTES[device.type]
@@ -140,15 +180,23 @@ def _ceilings(device: torch.device, repeats: int) -> dict[str, float]:
     return {"bandwidth": 2 * nbytes / found["copy"].median, "compute": 2 * side**3 / found["product"].median}
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a result depends on, for the JSON."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     if find_spec("triton") is not None:
         import triton
 
         versions["triton"] = triton.__version__
     rotated = buffers_past_cache(2**20, device)
-    return {"name": name, "threads": torch.get_num_threads(), "versions": versions, "buffers_of_1_mib": rotated}
+    capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    return {
+        "name": name,
+        "capability": capability,
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+        "buffers_of_1_mib": rotated,
+    }
 
 
 def _print_registers() -> int:

@@ -1,17 +1,22 @@
-"""Multiplication with quantized weights as torch and bitsandbytes do it. Each raises where the machine lacks it."""
+"""Multiplication with quantized weights as others do it. Each raises where the machine lacks it."""
 
 import torch
 from torch import Tensor
 
 from quantbench.bench.race import Call
 from quantbench.formats import QuantizedWeight
+from quantbench.kernels.layout import pack_words
 
 _INNER_TILES = 8
 _LEAST_INT_ROWS = 17  # torch._int_mm on CUDA asks for more than 16 rows
 
 
 def int4pack(weight: QuantizedWeight, x: Tensor) -> Call:
-    """tinygemm (CUDA) or its twin for processors: codes of our grid, scales and minima in the dtype of x."""
+    """tinygemm (CUDA) or its twin for processors: codes of our grid, scales and minima in the dtype of x.
+
+    On a processor x is rounded to bfloat16, which its kernels are made for; fp32 is many times slower.
+    """
+    x = x if x.is_cuda else x.bfloat16()
     size = weight.format.group_size
     assert size is not None
     scale, codes = weight.scale.T, weight.codes.int()
@@ -26,7 +31,8 @@ def int4pack(weight: QuantizedWeight, x: Tensor) -> Call:
 
 
 def int8pack(weight: QuantizedWeight, x: Tensor) -> Call:
-    """One scale for each output channel, symmetric."""
+    """One scale for each output channel, symmetric; inputs as in :func:`int4pack`."""
+    x = x if x.is_cuda else x.bfloat16()
     codes, scale = _int8_rows(weight.dequantize())
     return lambda: torch._weight_int8pack_mm(x, codes, scale[:, 0].to(x.dtype))
 
@@ -42,6 +48,61 @@ def int8_by_int8(weight: QuantizedWeight, x: Tensor) -> Call:
         return (torch._int_mm(rows, codes.T).float() * row_scale * scale.T).to(x.dtype)
 
     return call
+
+
+def onednn_int8(weight: QuantizedWeight, x: Tensor) -> Call:
+    """oneDNN's int8 layer for processors; inputs take one scale for all tokens, since it knows no other."""
+    if x.is_cuda:
+        raise RuntimeError("a layer for processors")
+    codes, scale = _int8_rows(weight.dequantize())
+    prepared = torch.ops.onednn.qlinear_prepack(codes, list(x.shape))
+    zero = torch.zeros(len(codes), dtype=torch.int32)
+
+    def call() -> Tensor:
+        step = float(x.abs().amax()) / 127
+        tokens = torch.round(x / step).add_(128).clamp_(1, 255).to(torch.uint8)
+        sides = (tokens, step, 128, prepared, scale[:, 0], zero)
+        return torch.ops.onednn.qlinear_pointwise(*sides, None, 1.0, 0, torch.float32, "none", [], "").to(x.dtype)
+
+    return call
+
+
+def gemlite(weight: QuantizedWeight, x: Tensor) -> Call:
+    """gemlite's Triton kernels: our codes, ``scale (code - zero)`` with both in the dtype of x."""
+    from gemlite import DType, GemLiteLinear
+
+    (rows, columns), kind = weight.shape, DType.BF16 if x.dtype == torch.bfloat16 else DType.FP16
+    if not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16):
+        raise RuntimeError("kernels for 16 bits on a GPU")
+    layer = GemLiteLinear(
+        weight.format.bits,
+        group_size=weight.format.group_size,
+        in_features=columns,
+        out_features=rows,
+        input_dtype=kind,
+        output_dtype=kind,
+    )
+    layer.pack(weight.codes.contiguous(), weight.scale.to(x.dtype), weight.zero_point.to(x.dtype), None)
+    return lambda: layer(x)
+
+
+def marlin(weight: QuantizedWeight, x: Tensor) -> Call:
+    """Marlin as vLLM has it, through its entry for zero-points: our codes, scales in the dtype of x."""
+    from vllm import _custom_ops
+    from vllm.model_executor.layers.quantization.utils import marlin_utils
+    from vllm.scalar_type import scalar_types
+
+    (rows, columns), bits, size = weight.shape, weight.format.bits, weight.format.group_size
+    assert size is not None
+    kind = scalar_types.uint4 if bits == 4 else scalar_types.uint8
+    none = marlin_utils.marlin_make_empty_g_idx(x.device)
+    (words,) = pack_words(weight.codes, bits)  # GPTQ's layout: neighbours along k in a word, the first lowest
+    codes = _custom_ops.gptq_marlin_repack(words, none, columns, rows, bits)
+    scale = marlin_utils.marlin_permute_scales(weight.scale.T.contiguous().to(x.dtype), columns, rows, size)
+    zero = marlin_utils.marlin_zero_points(weight.zero_point.T.int().contiguous(), columns // size, rows, bits)
+    workspace = marlin_utils.marlin_make_workspace_new(x.device)
+    arguments = (codes, scale, zero, none, none, workspace, kind, rows, columns)
+    return lambda: marlin_utils.apply_awq_marlin_linear(x, *arguments)
 
 
 def fp8_by_fp8(weight: QuantizedWeight, x: Tensor) -> Call:

@@ -90,12 +90,18 @@ class PackedLinear(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, quantized: QuantizedWeight, bias: Tensor | None, *, inputs: InputQuantizer | None = None
+        self,
+        quantized: QuantizedWeight,
+        bias: Tensor | None,
+        *,
+        inputs: InputQuantizer | None = None,
+        device: torch.device | None = None,
     ) -> None:
+        """device: where it is packed and lies; default: where ``quantized`` is."""
         super().__init__()
         self.quantized, self.inputs = quantized, inputs
         self.out_features, self.in_features = quantized.shape
-        self._weight, order = device_weight(quantized)
+        self._weight, order = device_weight(quantized if device is None else quantized.to(device))
         for name, tensor in self._weight.tensors.items():
             self.register_buffer(name, tensor)
         self.register_buffer("order", None if order is None else order.to(torch.int32))
@@ -138,9 +144,9 @@ def quantized_linear(
     if execution == "fake":
         return QuantLinear(weight.to(device), linear.bias, dtype=linear.weight.dtype, inputs=inputs)
     if isinstance(inputs, DynamicQuantizer) and multiplies_in_8_bits(weight, inputs, device):
-        return W8A8Linear(weight, linear.bias, inputs).to(device)
+        return W8A8Linear(weight, linear.bias, inputs, device=device)
     try:
-        return PackedLinear(weight, linear.bias, inputs=inputs).to(device)
+        return PackedLinear(weight, linear.bias, inputs=inputs, device=device)
     except ValueError as error:
         raise QuantizationError(f"{name}: {error}") from error
 
@@ -153,7 +159,7 @@ def check_packed_weights(model: nn.Module) -> None:
     """
     for name, layer in model.named_modules():
         if isinstance(layer, PackedLinear | W8A8Linear):
-            expected = layer.quantized.dequantize().to(layer.scale.device)
+            expected = layer.quantized.to(layer.scale.device).dequantize()
             if not torch.equal(layer.decoded(), expected):
                 raise QuantizationError(f"{name}: its packed weights are not those that its codes stand for")
 

@@ -33,13 +33,21 @@ class W8A8Linear(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, quantized: QuantizedWeight, bias: Tensor | None, inputs: DynamicQuantizer) -> None:
+    def __init__(
+        self,
+        quantized: QuantizedWeight,
+        bias: Tensor | None,
+        inputs: DynamicQuantizer,
+        *,
+        device: torch.device | None = None,
+    ) -> None:
+        """device: where it lies; default: where ``quantized`` is."""
         super().__init__()
         self.quantized, self.inputs = quantized, inputs
         assert isinstance(inputs.format, IntFormat | FP8)
         self.input_format = inputs.format
         self.out_features, self.in_features = quantized.shape
-        self._weight = byte_weight(quantized)
+        self._weight = byte_weight(quantized if device is None else quantized.to(device))
         for name, tensor in self._weight.tensors.items():
             self.register_buffer(name, tensor)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)

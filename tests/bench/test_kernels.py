@@ -25,7 +25,7 @@ def test_every_case_gives_a_right_result_and_a_time(tmp_path, capsys):
     assert main([*QUICK, "--rows", "1", "70", "-o", str(tmp_path / "out" / "kernels.json")]) == 0
     stored = json.loads((tmp_path / "out" / "kernels.json").read_text())
     names = [case["case"] for case in stored["cases"]]
-    assert len(set(names)) == len(names) == 7 + 5 * 2
+    assert len(set(names)) == len(names) == 8 + 5 * 2 + 2 * (1 + 2)
     for case in stored["cases"]:
         ours = case["contenders"]["ours"]
         assert ours["cold"] > 0
@@ -36,6 +36,12 @@ def test_every_case_gives_a_right_result_and_a_time(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "linear nf4 g64 128x128, 70 rows" in printed
     assert "textbook loop" in printed
+    int4 = stored["crossovers"]["linear w4 g128 128x128"]
+    assert int4.keys() == {"decoded, then dense", "ours", "torch int4pack"}
+    assert set(int4.values()) <= {0, 1, 70}
+    assert "linear w4 g128 128x128: faster than dense: decoded, then dense" in printed
+    assert stored["machine"]["name"]
+    assert stored["date"]
 
 
 def test_a_wrong_result_gets_no_time(capsys, monkeypatch):
@@ -52,6 +58,31 @@ def test_a_rival_that_is_not_installed_is_a_line(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "bitsandbytes           import of bitsandbytes halted" in printed
     assert "ours" in printed
+
+
+def test_a_contender_wins_up_to_where_a_dense_product_is_first_as_fast():
+    def case(kind, rows, **medians):
+        found = {name: {"median": seconds} for name, seconds in medians.items()} | {"absent": {"missing": "no"}}
+        return {"case": f"linear {kind}, {rows} row{'s' * (rows > 1)}", "contenders": found}
+
+    results = [
+        case("w4", 1, dense=4, dense_short=3, ours=2, other=3),
+        case("w4", 16, dense=5, dense_short=6, ours=4, other=1),
+        case("w4", 64, dense=5, dense_short=6, ours=5, other=1),
+        case("w4", 256, dense=5, dense_short=6, ours=1, other=1),
+        case("w8", 4, dense=1, ours=2),
+        {"case": "hadamard 64", "contenders": {}},
+    ]
+    assert kernels._crossovers(results) == {"linear w4": {"ours": 16, "other": 0}, "linear w8": {"ours": 0}}
+
+
+def test_our_own_failure_is_not_a_line(monkeypatch):
+    def broken(x, weight):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(linear, "packed_linear", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        main([*QUICK, "--only", "linear w4", "--rows", "2"])
 
 
 def test_turns_are_interleaved_and_the_first_call_counts_apart():
@@ -109,6 +140,7 @@ def test_registers_are_printed_without_a_gpu(capsys, monkeypatch):
 def test_wrong_input_is_one_line(arguments, message, monkeypatch):
     monkeypatch.setattr(kernels, "_ceilings", lambda device, repeats: {"bandwidth": 1.0, "compute": 1.0})
     monkeypatch.setattr(kernels, "cases", lambda *_: [])
+    monkeypatch.setattr(kernels.w8a8_cases, "cases", lambda *_: [])
     with pytest.raises(InputError) as error:
         main(["kernels", "--device", "cpu", *arguments])
     assert message in str(error.value)
