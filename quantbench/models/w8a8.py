@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from quantbench.formats import FP8, GroupParams, IntFormat, QuantizedWeight
 from quantbench.kernels.w8a8 import MOST_COLUMNS, ByteWeight, multiplies, w8a8_linear
-from quantbench.methods.activation import DynamicQuantizer, InputQuantizer
+from quantbench.methods.activation import DynamicQuantizer, InputQuantizer, StaticQuantizer
 
 _BITS = 8
 
@@ -15,7 +15,9 @@ def multiplies_in_8_bits(weight: QuantizedWeight, inputs: InputQuantizer | None,
 
     Everything else multiplies decoded weights with inputs that were quantized and decoded, which gives the same.
     """
-    if not isinstance(inputs, DynamicQuantizer) or weight.outliers is not None or weight.shape[1] > MOST_COLUMNS:
+    if not isinstance(inputs, DynamicQuantizer | StaticQuantizer):
+        return False
+    if weight.outliers is not None or weight.shape[1] > MOST_COLUMNS:
         return False
     formats = weight.format, inputs.format
     one_kind = all(isinstance(f, IntFormat) for f in formats) or all(isinstance(f, FP8) for f in formats)
@@ -37,7 +39,7 @@ class W8A8Linear(nn.Module):
         self,
         quantized: QuantizedWeight,
         bias: Tensor | None,
-        inputs: DynamicQuantizer,
+        inputs: DynamicQuantizer | StaticQuantizer,
         *,
         device: torch.device | None = None,
     ) -> None:
@@ -63,16 +65,22 @@ class W8A8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., tokens, in] -> [..., tokens, out]."""
-        y = w8a8_linear(x, self.weight_on_device, self.input_format, self._known(x), clip=self.inputs.clip)
+        y = w8a8_linear(x, self.weight_on_device, self.input_format, self._known(x), clip=self._clip)
         return y if self.bias is None else y + self.bias
+
+    @property
+    def _clip(self) -> float:
+        return self.inputs.clip if isinstance(self.inputs, DynamicQuantizer) else 1.0
 
     def _known(self, x: Tensor) -> GroupParams | None:
         """Parameters of each token, where they do not come from the token alone."""
+        if isinstance(self.inputs, StaticQuantizer):
+            return self.inputs.params.map(lambda t: t.to(x.device).repeat(x.shape[:-1].numel()))
         if self.inputs.per_token:
             return None
         tokens = x.shape[-2]
         low, high = x.float().reshape(-1, tokens * x.shape[-1]).aminmax(dim=1)
-        params = self.input_format.params(low.clamp(max=0) * self.inputs.clip, high.clamp(min=0) * self.inputs.clip)
+        params = self.input_format.params(low.clamp(max=0) * self._clip, high.clamp(min=0) * self._clip)
         return params.map(lambda t: t.repeat_interleave(tokens))
 
     def extra_repr(self) -> str:

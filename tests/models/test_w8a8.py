@@ -8,9 +8,10 @@ from torch import nn
 
 from quantbench.errors import QuantizationError
 from quantbench.formats import FP8, MXFP4, IntFormat, Outliers
-from quantbench.methods.activation import DynamicActivation, DynamicQuantizer
+from quantbench.methods.activation import DynamicActivation, DynamicQuantizer, StaticActivation
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.grid import Grid
+from quantbench.methods.histogram import Histogram
 from quantbench.methods.range import MinMax
 from quantbench.methods.rounding import RTN
 from quantbench.methods.transform import NoTransform
@@ -37,6 +38,9 @@ SIDES = {
     "int8-tensor-asym": ("int8-tensor", DynamicActivation(bits=8, granularity="tensor", symmetric=False)),
     "int6-clipped": ("int8", DynamicActivation(bits=6, clip=0.9)),
     "e4m3-token": ("e4m3", DynamicActivation(number="e4m3")),
+    "int8-static": ("int8-sym", StaticActivation(bits=8)),
+    "int8-static-asym": ("int8", StaticActivation(bits=8, symmetric=False, calibration="percentile", percent=99.0)),
+    "e4m3-static": ("e4m3", StaticActivation(number="e4m3")),
     "e4m3-tensor": ("e4m3", DynamicActivation(number="e4m3", granularity="tensor")),
 }
 
@@ -48,7 +52,9 @@ def quantized(format, rows=40, columns=72):
 
 def sides(name):
     weight, activation = SIDES[name]
-    return quantized(ROWS[weight]), activation.quantizer("q_proj", "attention_in")
+    seen = Histogram()
+    seen.add(tokens((16, 72)))
+    return quantized(ROWS[weight]), activation.quantizer("q_proj", "attention_in", seen)
 
 
 def tokens(shape):

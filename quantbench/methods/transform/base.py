@@ -51,23 +51,28 @@ class SiteProblem:
     shiftable: bool = False
     rounds_weights: bool = True
 
-    def run_time_error(self, scale: Tensor, shift: Tensor | None = None) -> float:
-        """Squared change of the linears' outputs, mean over the sample and summed, when both are rounded.
+    def best_at_run_time(self, scales: Sequence[Tensor], shift: Tensor | None = None) -> Tensor:
+        """The scale with which rounding inputs and weights changes the linears' outputs least, the first of equals.
 
-        scale, shift [in]: inputs (x - shift) / scale meet weights times ``scale``.
+        scales, shift [in]: inputs (x - shift) / scale meet weights times the scale. The error is squared, a mean over
+        the sample.
         """
         assert self.sample is not None
         assert self.sample.ends is not None
         tokens, ends = self.sample.tokens, self.sample.ends
         if shift is not None:
             tokens, ends = tokens - shift, ends - shift
+        outputs = [tokens @ weight.T for weight in self.weights]
+        errors = [self._run_time_error(tokens, ends, outputs, scale) for scale in scales]
+        return scales[errors.index(min(errors))]
+
+    def _run_time_error(self, tokens: Tensor, ends: Tensor, outputs: Sequence[Tensor], scale: Tensor) -> float:
         error = 0.0
-        for weight, read in zip(self.weights, self.reads, strict=True):
+        for weight, read, output in zip(self.weights, self.reads, outputs, strict=True):
             rounded = weight * scale
             if self.rounds_weights:
                 rounded = self.grid.nearest(rounded, None).dequantize()
-            delta = read(tokens / scale, ends / scale) @ rounded.T - tokens @ weight.T
-            error += float(delta.square().sum()) / len(tokens)
+            error += float((read(tokens / scale, ends / scale) @ rounded.T - output).square().sum())
         return error
 
 

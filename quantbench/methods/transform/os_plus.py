@@ -62,8 +62,7 @@ class OSPlus(SiteScaling):
         shift, ends = self.site_shift(problem), problem.sample.ends
         magnitude = (ends if shift is None else ends - shift).abs().amax(0)
         candidates = [self._scale(problem, magnitude, t) for t in self.thresholds(float(magnitude.max()))]
-        errors = [problem.run_time_error(scale, shift) for scale in candidates]
-        return candidates[errors.index(min(errors))]
+        return problem.best_at_run_time(candidates, shift)
 
     def thresholds(self, largest: float) -> list[float]:
         """The t to try, from the largest magnitude (nothing is scaled) down."""

@@ -42,9 +42,7 @@ class SmoothQuant(SiteScaling):
             return None
         if self.alpha is not None:
             return self.scale(problem, self.alpha)
-        candidates = [self.scale(problem, step / self.n_grid) for step in range(self.n_grid + 1)]
-        errors = [problem.run_time_error(scale) for scale in candidates]
-        return candidates[errors.index(min(errors))]
+        return problem.best_at_run_time([self.scale(problem, step / self.n_grid) for step in range(self.n_grid + 1)])
 
     def scale(self, problem: SiteProblem, alpha: float) -> Tensor:
         """Equation 4 for one alpha, [in]."""
