@@ -50,6 +50,7 @@ def test_every_choice_composes_and_instantiates(group, choice):
         ("awq_llama2", ("pileval", 128, 512), (4, 128, 42, "meta-llama/Llama-2-7b-hf")),
         ("omniquant_llama2", ("wikitext2", 128, 2048), (3, 128, 2, "meta-llama/Llama-2-7b-hf")),
         ("omniquant_llama2_w2", ("wikitext2", 128, 2048), (2, 64, 2, "meta-llama/Llama-2-7b-hf")),
+        ("smoothquant_llama2", ("pileval", 128, 512), (8, None, 42, "meta-llama/Llama-2-7b-hf")),
         ("quarot_llama2", ("wikitext2", 128, 2048), (4, None, 0, "meta-llama/Llama-2-7b-hf")),
     ],
 )

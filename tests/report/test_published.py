@@ -90,6 +90,7 @@ def recorded(overrides):
         ("experiment=awq_llama2 method=fp16", 5.47),
         ("experiment=omniquant_llama2", 6.092),
         ("experiment=omniquant_llama2_w2", 9.525),
+        ("experiment=smoothquant_llama2", 5.589),
         ("experiment=quarot_llama2", 6.10),
         ("experiment=quarot_llama2 method=quarot_rtn", 8.56),
         ("experiment=quarot_llama2 model=llama-2-70b", 3.79),
