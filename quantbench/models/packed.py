@@ -10,7 +10,7 @@ from quantbench.formats import Format, IntBilevel, IntFormat, QuantizedWeight
 from quantbench.formats.scaled import ScaledTable
 from quantbench.kernels.layout import PLANES, DeviceWeight, pack_words, packable
 from quantbench.kernels.linear import dequantize, packed_linear
-from quantbench.methods.activation import DynamicQuantizer, InputQuantizer
+from quantbench.methods.activation import InputQuantizer
 from quantbench.models.linear import QuantLinear, read
 from quantbench.models.w8a8 import W8A8Linear, multiplies_in_8_bits
 
@@ -143,7 +143,7 @@ def quantized_linear(
     device = linear.weight.device
     if execution == "fake":
         return QuantLinear(weight.to(device), linear.bias, dtype=linear.weight.dtype, inputs=inputs)
-    if isinstance(inputs, DynamicQuantizer) and multiplies_in_8_bits(weight, inputs, device):
+    if inputs is not None and multiplies_in_8_bits(weight, inputs, device):
         return W8A8Linear(weight, linear.bias, inputs, device=device)
     try:
         return PackedLinear(weight, linear.bias, inputs=inputs, device=device)

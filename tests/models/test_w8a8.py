@@ -8,7 +8,7 @@ from torch import nn
 
 from quantbench.errors import QuantizationError
 from quantbench.formats import FP8, MXFP4, IntFormat, Outliers
-from quantbench.methods.activation import DynamicActivation, DynamicQuantizer, StaticActivation
+from quantbench.methods.activation import DynamicActivation, DynamicQuantizer, LLMInt8, StaticActivation
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.grid import Grid
 from quantbench.methods.histogram import Histogram
@@ -42,6 +42,7 @@ SIDES = {
     "int8-static-asym": ("int8", StaticActivation(bits=8, symmetric=False, calibration="percentile", percent=99.0)),
     "e4m3-static": ("e4m3", StaticActivation(number="e4m3")),
     "e4m3-tensor": ("e4m3", DynamicActivation(number="e4m3", granularity="tensor")),
+    "llm-int8": ("int8-sym", LLMInt8(threshold=2.0)),
 }
 
 

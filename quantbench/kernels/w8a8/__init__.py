@@ -66,8 +66,14 @@ class ByteWeight:
 
     def dequantize(self) -> Tensor:
         """W, fp32 [n, k]."""
-        codes = self.codes[: self.shape[0], : self.shape[1]].float()
-        return (codes - self.zero[:, None]) * self.scale[:, None]
+        return self._decoded(self.codes[:, : self.shape[1]])
+
+    def columns(self, index: Tensor) -> Tensor:
+        """Some columns of W, fp32 [n, len(index)]."""
+        return self._decoded(self.codes.view(torch.uint8).index_select(1, index).view(self.codes.dtype))
+
+    def _decoded(self, codes: Tensor) -> Tensor:
+        return (codes[: self.shape[0]].float() - self.zero[:, None]) * self.scale[:, None]
 
 
 def multiplies(format: IntFormat | FP8, device: torch.device) -> bool:
