@@ -12,13 +12,14 @@ from quantbench.inspection.distribution import Distribution
 from quantbench.inspection.outputs import OutputErrors
 from quantbench.inspection.sensitivity import Cost, costs
 from quantbench.layers import place
-from quantbench.methods.transform import Rotation
+from quantbench.methods.transform import ModelTransform, SpinQuant
 from quantbench.methods.variant import Variant
 from quantbench.models.branch import VariantResult
 from quantbench.models.linear import linear_at
 from quantbench.models.observe import observe
-from quantbench.models.rotate import rotate_
+from quantbench.models.rewrite import rewrite_
 from quantbench.models.solve import apply_result
+from quantbench.models.spin import learn_turn
 from quantbench.models.statistics_cache import StatisticsCache
 from quantbench.models.structure import Block, Site, Structure, find_structure
 from quantbench.models.walk import quantize_each
@@ -47,7 +48,7 @@ def describe(
     """Quantize a model as a run would, and describe every matrix of its blocks before and after.
 
     ids: calibration tokens [samples, seqlen]; samples: how many of them KL divergence and gradients are measured on, 0
-    for neither. The model lies on the host; a rotation is folded into it for good, everything else is undone.
+    for neither. The model lies on the host; a transform of the whole model stays in it, everything else is undone.
 
     Raises:
         InputError: the model cannot be rotated.
@@ -55,22 +56,36 @@ def describe(
     """
     look = partial(_look, ids=ids, group_size=variant.format.group_size, device=device)
     before, notes = look(model, structure, stage="before"), []
-    rotates = isinstance(variant.transform, Rotation)
-    if isinstance(variant.transform, Rotation):
-        notes = rotate_(model.to(device), structure, variant.transform)
-        structure = find_structure(model.to("cpu"))
+    rewrites = isinstance(variant.transform, ModelTransform)
+    if isinstance(variant.transform, ModelTransform):
+        notes = _rewritten(model, structure, variant, ids, device)
+        structure = find_structure(model)
     result = _quantized(model, structure, variant, ids, device, cache)
     parameters = _transformed(model, result)
     undo = apply_result(model, VariantResult(parameters=parameters))
     try:
-        acts = rotates or bool(parameters) or variant.quantizes
+        acts = rewrites or bool(parameters) or variant.quantizes
         after = look(model, structure, stage="after", result=result) if acts else before
         measured = costs(model, structure, result, ids[:samples], device=device)
     finally:
         undo()
     after = _with_costs(after, measured)
     rows = [*_rows(structure, before, BEFORE), *_rows(structure, after, AFTER)]
-    return Findings(rows, rotates or bool(parameters), notes + result.notes)
+    return Findings(rows, rewrites or bool(parameters), notes + result.notes)
+
+
+def _rewritten(
+    model: nn.Module, structure: Structure, variant: Variant, ids: Tensor, device: torch.device
+) -> list[str]:
+    """Transform the whole model in place; what was done, in words."""
+    transform, learn = variant.transform, None
+    assert isinstance(transform, ModelTransform)
+    if isinstance(transform, SpinQuant):
+        learn = partial(learn_turn, model, transform, variant, ids)
+    try:
+        return rewrite_(model.to(device), structure, transform, learn)
+    finally:
+        model.to("cpu")
 
 
 def _quantized(
@@ -92,9 +107,10 @@ def _quantized(
 
 def _transformed(model: nn.Module, result: VariantResult) -> dict[str, Tensor]:
     """Every parameter that the transform changed, as it was before anything was rounded."""
-    found = {**result.parameters, **{f"{name}.weight": weight for name, weight in result.latent.items()}}
-    typed = {name: value.to(model.get_parameter(name).dtype) for name, value in found.items()}
-    return {name: value for name, value in typed.items() if not torch.equal(value, model.get_parameter(name))}
+    known, found = dict(model.named_parameters()), dict(result.parameters)  # biases may be new
+    for name, weight in result.latent.items():
+        found[f"{name}.weight"] = weight.to(known[f"{name}.weight"].dtype)
+    return {name: value for name, value in found.items() if name not in known or not torch.equal(value, known[name])}
 
 
 Key = tuple[str, str]  # the name of a linear, and WEIGHT or INPUT

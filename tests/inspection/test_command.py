@@ -16,6 +16,7 @@ WRONG = {
     "bits": (["bits=9"], "bits=9"),
     "key": (["bit=4"], "did you mean bits?"),
     "samples": (["--samples", "-1"], "--samples"),
+    "training": (["method=qat"], "training=qat: inspect trains nothing; allowed is none"),
     "formats": (["--formats", "gif"], "--formats gif: allowed are pdf, svg, png"),
     "read": (["--read", "nowhere"], "no inspection in nowhere"),
     "read-and-compute": (["--read", "nowhere", "bits=4"], "bits=4: --read"),

@@ -11,14 +11,16 @@ from torch.nn import functional as F
 
 from quantbench.formats import IntFormat
 from quantbench.inspection.describe import describe
-from quantbench.methods.activation import DynamicActivation, NoActivation
+from quantbench.methods.activation import DynamicActivation, NoActivation, StaticActivation
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.range import MinMax
 from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision
-from quantbench.methods.transform import AWQ, Hadamard, NoTransform, SmoothQuant
+from quantbench.methods.transform import AWQ, BlockHadamard, Hadamard, NoTransform, OSPlus, SmoothQuant, SpinQuant
 from quantbench.methods.variant import Variant
+from quantbench.models.branch import VariantResult
 from quantbench.models.canonical import canonicalise_
-from quantbench.models.rotate import rotate_
+from quantbench.models.rewrite import rewrite_
+from quantbench.models.solve import apply_result
 from quantbench.models.structure import find_structure
 from quantbench.models.walk import quantize_each
 from quantbench.store.inspection import AFTER, BEFORE, INPUT, WEIGHT, Inspection
@@ -87,13 +89,23 @@ def test_before_the_transform_every_matrix_is_that_of_the_models_own_forward_pas
     assert all(row.kl is None and row.code_counts == [] for row in after.values())
 
 
-@pytest.mark.parametrize("name", ["llama-mha-bias", "opt", "mixtral"])
+ROTATIONS = {
+    "llama-mha-bias": Hadamard(),
+    "opt": Hadamard(),
+    "mixtral": Hadamard(),
+    "qwen2": Hadamard(online=True),
+    "phi3": BlockHadamard(block_size=8),
+}
+
+
+@pytest.mark.parametrize("name", ROTATIONS)
 def test_after_a_rotation_they_are_those_of_the_rotated_model(name):
+    rotation = ROTATIONS[name]
     model, structure, ids = load(name)
     twin = copy.deepcopy(model)
-    rotate_(twin, find_structure(twin), Hadamard())
+    rewrite_(twin, find_structure(twin), rotation)
     expected = inputs_of(twin, ids, structure.linears)
-    found = described(model, structure, ids, variant(Hadamard()))
+    found = described(model, structure, ids, variant(rotation))
     assert found.transformed
     before, after = found.select(INPUT, BEFORE), found.select(INPUT, AFTER)
     for linear, row in after.items():
@@ -135,8 +147,9 @@ def divergence(model, ids, expected):
         ("opt", variant(activation=DynamicActivation(bits=4))),
         ("gpt-neox", variant(rounding=KeepFullPrecision(), activation=DynamicActivation(bits=3, granularity="tensor"))),
         ("mixtral", variant()),
+        ("llama", variant(OSPlus(), activation=StaticActivation(calibration="percentile", percent=99.0))),
     ],
-    ids=["llama-gptq", "qwen2-awq", "opt-w3a4", "neox-a3", "mixtral-rtn"],
+    ids=["llama-gptq", "qwen2-awq", "opt-w3a4", "neox-a3", "mixtral-rtn", "llama-os-plus"],
 )
 def test_errors_are_those_of_the_model_with_one_linear_quantized(name, chosen):
     model, structure, ids = load(name)
@@ -144,8 +157,8 @@ def test_errors_are_those_of_the_model_with_one_linear_quantized(name, chosen):
     with torch.no_grad():
         expected = model(input_ids=ids[:2], use_cache=False).logits.double().log_softmax(-1)
     (result,) = quantize_each(model, structure, [chosen], ids, device=CPU, keep_latent=True)
-    for parameter, value in {**result.parameters, **{f"{k}.weight": v for k, v in result.latent.items()}}.items():
-        model.get_parameter(parameter).data = value
+    transformed = {**result.parameters, **{f"{linear}.weight": value for linear, value in result.latent.items()}}
+    apply_result(model, VariantResult(parameters=transformed))
     assert divergence(model, ids[:2], expected) < 1e-9, "transformed, but not rounded: the same function"
     read = inputs_of(model, ids, structure.linears)
     for linear in [structure.linears[0], structure.linears[len(structure.linears) // 2], structure.linears[-1]]:
@@ -195,3 +208,26 @@ def test_inputs_are_laid_on_the_code_points_of_what_quantizes_them():
         assert row.clipped == 0
         assert len(row.code_points) == 15
     assert all(row.kl is None for row in found.select(WEIGHT, AFTER).values()), "samples=0"
+
+
+def test_inputs_beyond_a_static_range_are_clipped():
+    model, structure, ids = load("llama")
+    activation = StaticActivation(bits=8, calibration="percentile", percent=98.0)
+    rows = described(model, structure, ids, variant(activation=activation), samples=0).select(INPUT, AFTER)
+    for name, x in inputs_of(model, ids, rows).items():
+        low, high = np.quantile(x.numpy(), [0.01, 0.99])  # symmetric: the larger end decides
+        beyond = float((x.abs() > max(-low, high)).double().mean())
+        assert rows[name].clipped == pytest.approx(beyond, abs=3e-3)
+        assert rows[name].clipped > 0.003
+
+
+def test_a_learned_rotation_is_learned_for_what_the_run_quantizes():
+    model, structure, ids = load("llama")
+    original = copy.deepcopy(model)
+    chosen = variant(SpinQuant(steps=2), activation=DynamicActivation(bits=4))
+    found = described(model, structure, ids, chosen, samples=1)
+    assert found.transformed
+    with torch.no_grad():
+        expected = original(input_ids=ids[:2], use_cache=False).logits.double().log_softmax(-1)
+    assert divergence(model, ids[:2], expected) < 1e-6, "the rotation stays in the model, which computes the same"
+    assert all(row.kl > 0 for row in found.select(WEIGHT, AFTER).values())
