@@ -139,7 +139,8 @@ def _outliers(inspection: Inspection, stage: str) -> list[str]:
         return ["no channel of any input exceeds 6 times the median channel"]
     return [
         f"input of {_short(row)}: channel {row.outlier_channels[0]} is {row.outlier_ratios[0]:.0f} x the median, "
-        f"{row.channels_over_6} of {row.channels} channels over 6 x, {row.channels_over_20} over 20 x"
+        f"{row.channels_over_6} of {row.channels} channels over 6 x, {row.channels_over_20} over 20 x; "
+        f"the largest token is {_number(row.row_ratio)} x the median"
         for row in worst
     ]
 

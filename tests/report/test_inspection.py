@@ -45,7 +45,8 @@ def test_the_linears_that_cost_most_come_first():
 def test_outlier_channels_are_those_that_the_quantizer_sees():
     assert "no channel of any input exceeds 6 times the median channel" in shown(inspection())
     text = shown(inspection(transformed=False))
-    assert "input of 11.mlp.down_proj: channel 7 is 41 x the median, 2 of 64 channels over 6 x, 1 over 20 x" in text
+    said = "input of 11.mlp.down_proj: channel 7 is 41 x the median, 2 of 64 channels over 6 x, 1 over 20 x; "
+    assert said + "the largest token is 5.5 x the median" in text
     assert "→" not in text
 
 

@@ -18,7 +18,15 @@ SUBJECT = {
 def row(block, kind, what, stage, **values):
     name = f"model.layers.{block}.{kind}"
     site = f"model.layers.{block}.{KINDS.get(kind, kind)}"
-    shape = {"rows": 32, "channels": 64, "absmax": 1.0, "rms": 0.1, "kurtosis": 3.0 + block, "channel_ratio": 2.0}
+    shape = {
+        "rows": 32,
+        "channels": 64,
+        "absmax": 1.0,
+        "rms": 0.1,
+        "kurtosis": 3.0 + block,
+        "channel_ratio": 2.0,
+        "row_ratio": 5.5,
+    }
     shape |= {"channels_over_6": 0, "channels_over_20": 0}
     return InspectedRow(block=block, name=name, kind=kind, site=site, what=what, stage=stage, **(shape | values))
 
