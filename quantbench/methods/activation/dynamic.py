@@ -27,11 +27,19 @@ class DynamicQuantizer(InputQuantizer):
 
     def quantized(self, x: Tensor) -> QuantizedWeight:
         """Codes of x [..., tokens, in]: a row of them is a token, or a sequence with its tokens one after the other."""
-        rows = x.reshape(-1, x.shape[-1]) if self.per_token else x.flatten(-2).reshape(-1, x.shape[-2] * x.shape[-1])
-        return Grid(self.format, MinMax(self.clip)).nearest(rows.float(), None)
+        return Grid(self.format, MinMax(self.clip)).nearest(self._rows(x), None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.quantized(x).dequantize().view(x.shape).to(x.dtype)
+        if self.format.group_size is not None:
+            return self.quantized(x).dequantize().view(x.shape).to(x.dtype)
+        rows = self._rows(x)  # the same values without the codes and a scale for every element in memory
+        params = Grid(self.format, MinMax(self.clip)).fit_groups(rows, None).params
+        return self.format.decode(self.format.encode(rows, params), params).view(x.shape).to(x.dtype)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """What shares a scale, or its groups, as rows in fp32."""
+        width = x.shape[-1] if self.per_token else x.shape[-2] * x.shape[-1]
+        return x.reshape(-1, width).float()
 
 
 @dataclass

@@ -96,3 +96,11 @@ def test_skipped_linears_keep_their_inputs():
 def test_wrong_settings_are_named(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         DynamicActivation(**options)
+
+
+@pytest.mark.parametrize("granularity", ["token", "tensor"])
+@pytest.mark.parametrize(("bits", "number", "symmetric"), [(8, "int", True), (4, "int", False), (8, "e4m3", True)])
+def test_values_are_those_that_the_codes_stand_for(bits, number, symmetric, granularity):
+    activation = DynamicActivation(bits=bits, number=number, symmetric=symmetric, granularity=granularity, clip=0.9)
+    quantizer = activation.quantizer("a", "other")
+    assert torch.equal(quantizer(X), quantizer.quantized(X).dequantize().view(X.shape))
