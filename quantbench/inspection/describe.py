@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from quantbench.formats import QuantizedWeight
 from quantbench.inspection.codes import CodeCounter
 from quantbench.inspection.distribution import Distribution
 from quantbench.inspection.outputs import OutputErrors
@@ -154,17 +155,21 @@ def _look(
     observe(model, structure, ids, see, device=device, stage=f"inputs {stage}")
     shapes = {(name, INPUT): distribution.shape() for name, distribution in inputs.items()}
     codes = {(name, INPUT): counter.use() for name, counter in counters.items()}
-    errors: dict[Key, Errors] = {}
+    errors = {}
     for name in structure.linears:
-        weight = linear_at(model, name).weight
-        shapes[name, WEIGHT] = Distribution.of(weight.to(device), group_size).shape()
+        weight, rounded = linear_at(model, name).weight.to(device), result.weights.get(name)
+        shapes[name, WEIGHT] = Distribution.of(weight, group_size).shape()
+        if rounded is not None:
+            codes[name, WEIGHT] = _code_use(weight, rounded.to(device))
         rounding = result.layers[name].weight if name in result.layers else None
         errors[name, WEIGHT] = Errors(weight_error=rounding, output_error=outputs.of(name))
-        if name in result.weights:
-            counter = CodeCounter(result.weights[name].format)
-            counter.add(weight.to(device), result.weights[name].to(device))
-            codes[name, WEIGHT] = counter.use()
     return _Seen(shapes, codes, errors)
+
+
+def _code_use(weight: Tensor, rounded: QuantizedWeight) -> CodeUse:
+    counter = CodeCounter(rounded.format)
+    counter.add(weight, rounded)
+    return counter.use()
 
 
 def _with_costs(seen: _Seen, measured: Mapping[str, Cost]) -> _Seen:
