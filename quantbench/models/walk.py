@@ -1,11 +1,7 @@
 """The walk: quantize a model block by block, for one variant or several in the same pass."""
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +9,28 @@ from torch import Tensor, nn
 from quantbench.errors import QuantizationError
 from quantbench.methods.histogram import Histogram
 from quantbench.methods.rounding.tuner import BlockTuner
-from quantbench.methods.transform.base import NoTransform, SiteScaling
+from quantbench.methods.transform.base import NoTransform
 from quantbench.methods.variant import Variant
-from quantbench.models.attention import remove_caches_, set_caches_
+from quantbench.models.attention import set_caches_
 from quantbench.models.branch import Branch, VariantResult, elapsed
-from quantbench.models.capture import BlockInputs, Capture, block_inputs, capturing, remembering, run_block
+from quantbench.models.capture import BlockInputs, Capture, block_inputs
 from quantbench.models.fisher import fisher_information
+from quantbench.models.passes import (
+    Twin,
+    advance,
+    calls_wanted,
+    captured,
+    captured_stats,
+    copy_of,
+    outputs_of,
+    tuning_data,
+)
 from quantbench.models.paused import fits, solve_in_one_pass
 from quantbench.models.plan import planned
 from quantbench.models.site_inputs import histograms, samples
 from quantbench.models.solve import BlockSolver
 from quantbench.models.statistics_cache import PrefixKeys, StatisticsCache
 from quantbench.models.structure import Block, Structure
-from quantbench.models.tune import TuningData
 from quantbench.progress import track
 
 BATCH_TOKENS = 4096
@@ -152,14 +157,14 @@ class _Walk:
             comparing = any(branch.variant.needs_pairs or branch.shares_inputs for branch in self.live)
             if tuning or (sharing and common is None) or comparing:
                 self._catch_up()
-                twin = _Twin(_copy(block, self.device), self.shared, {})
+                twin = Twin(copy_of(block, self.device), self.shared, {})
             if twin is not None and sharing and common is None:
                 variants = [branch.variant for branch in sharing]
-                common = _captured(block, twin.module, variants, self.shared, self.device, outputs=outputs)
+                common = captured(block, twin.module, variants, self.shared, self.device, outputs=outputs)
                 if self.cache is not None and key is not None:
                     self.cache.write(key, common.stats)
             elif tuning and twin is not None:
-                outputs = _outputs(block, twin.module, self.shared, self.device)
+                outputs = outputs_of(block, twin.module, self.shared, self.device)
             for stats in common.stats.values() if common else ():
                 stats.known = {} if len(sharing) > 1 else None
             for branch in {id(b): b for b in (*sharing, *tuning)}.values():
@@ -169,13 +174,13 @@ class _Walk:
                 capture = common if branch in sharing else None
                 self._quantize_one(branch, block, capture, twin, outputs, last=last)
         if twin is not None and not last:
-            twin.inputs.hidden = outputs or _outputs(block, twin.module, twin.inputs, self.device)
+            twin.inputs.hidden = outputs or outputs_of(block, twin.module, twin.inputs, self.device)
         elif self.shared is not None:
             self.behind.append(block)
 
     def _cached(self, key: str | None, sharing: Sequence[Branch]) -> Capture | None:
         """What an earlier walk collected of a block, where that is all that the variants ask for."""
-        if self.cache is None or key is None or not sharing or _calls_wanted([b.variant for b in sharing]) != 0:
+        if self.cache is None or key is None or not sharing or calls_wanted([b.variant for b in sharing]) != 0:
             return None
         stats = self.cache.read(key, self.device)
         return None if stats is None else Capture(stats)
@@ -184,7 +189,7 @@ class _Walk:
         """Take the shared hidden states through the blocks that they are behind."""
         assert self.shared is not None
         for block in self.behind:
-            self.shared.hidden = _outputs(block, _copy(block, self.device), self.shared, self.device)
+            self.shared.hidden = outputs_of(block, copy_of(block, self.device), self.shared, self.device)
         self.behind.clear()
 
     def _quantize_one(
@@ -192,41 +197,41 @@ class _Walk:
         branch: Branch,
         block: Block,
         capture: Capture | None,
-        twin: "_Twin | None",
+        twin: Twin | None,
         outputs: list[Tensor],
         *,
         last: bool,
     ) -> None:
         """Quantize one block for one variant. capture: what it shares; outputs: of the block in full precision."""
         variant, inputs, device = branch.variant, branch.inputs, self.device
-        module = _copy(block, device)
-        if variant.kv_cache.quantizes:
-            assert block.attention is not None, "checks.check_model refuses such models"
-            set_caches_(module, {block.attention: variant.kv_cache})
-            branch.result.caches[f"{block.name}.{block.attention}"] = variant.kv_cache
+        module = copy_of(block, device)
+        if inputs is not None:  # what full precision is looked at for has no such cache yet
+            _quantize_cache(branch, block, module)
         in_sequence = inputs is not None and variant.rounding.sequential
         on_the_way = in_sequence and isinstance(variant.transform, NoTransform)  # collected while rounding
         if inputs is not None and variant.needs_statistics and not on_the_way:
             paired = twin if variant.needs_pairs and not in_sequence else None
-            capture = _captured(block, module, [variant], inputs, device, twin=paired)
+            capture = captured(block, module, [variant], inputs, device, twin=paired)
         fisher = self.fisher if variant.needs_fisher else None
         solver = BlockSolver(
             block, module, variant, capture, branch.result, device, fisher=fisher, keep_latent=branch.keep_latent
         )
         self._prepare(solver, None if in_sequence else capture, twin, inputs)
+        if inputs is None:
+            _quantize_cache(branch, block, module)
         if isinstance(variant.rounding, BlockTuner):
             assert twin is not None
-            solver.tune(_tuning_data(block, variant.rounding, twin, inputs or twin.inputs, outputs, device))
+            solver.tune(tuning_data(block, variant.rounding, twin, inputs or twin.inputs, outputs, device))
         elif inputs is not None and in_sequence:
             _round_in_sequence(block, module, solver, inputs, device, twin if variant.needs_pairs else None, last=last)
         else:
             solver.round([site.name for site in block.sites], solver.stats)
         solver.finish()
         if inputs is not None and not in_sequence and not last:
-            _advance(block, module, inputs, device)
+            advance(block, module, inputs, device)
 
     def _prepare(
-        self, solver: BlockSolver, capture: Capture | None, twin: "_Twin | None", own: BlockInputs | None
+        self, solver: BlockSolver, capture: Capture | None, twin: Twin | None, own: BlockInputs | None
     ) -> None:
         """Transform a block, then let its linears quantize what they read.
 
@@ -241,8 +246,8 @@ class _Walk:
         looks = variant.transform.needs_inputs
         holds = solver.transform(samples(block, module, inputs, self.device) if looks else {})
         if not holds and capture is not None:
-            paired = twin._replace(module=copy.deepcopy(module)) if twin and variant.needs_pairs else None
-            solver.stats = _captured_stats(block, module, list(solver.stats), inputs, self.device, twin=paired).stats
+            paired = twin.transformed(module) if twin and variant.needs_pairs else None
+            solver.stats = captured_stats(block, module, list(solver.stats), inputs, self.device, twin=paired).stats
         seen: dict[str, Histogram] = {}
         if variant.activation.needs_inputs:
             common = twin is not None and inputs is twin.inputs and isinstance(variant.transform, NoTransform)
@@ -251,12 +256,12 @@ class _Walk:
         solver.quantize_inputs(seen)
 
 
-class _Twin(NamedTuple):
-    """A block in full precision, its inputs there, and histograms of what its sites read, once someone has asked."""
-
-    module: nn.Module
-    inputs: BlockInputs
-    histograms: dict[str, Histogram]
+def _quantize_cache(branch: Branch, block: Block, module: nn.Module) -> None:
+    """Let a variant's copy of a block attend to keys and values as they will be stored."""
+    if branch.variant.kv_cache.quantizes:
+        assert block.attention is not None, "checks.check_model refuses such models"
+        set_caches_(module, {block.attention: branch.variant.kv_cache})
+        branch.result.caches[f"{block.name}.{block.attention}"] = branch.variant.kv_cache
 
 
 def _round_in_sequence(
@@ -265,7 +270,7 @@ def _round_in_sequence(
     solver: BlockSolver,
     inputs: BlockInputs,
     device: torch.device,
-    twin: _Twin | None,
+    twin: Twin | None,
     *,
     last: bool,
 ) -> None:
@@ -281,13 +286,11 @@ def _round_in_sequence(
         )
         return
     # a transform changes what a site's inputs are, so the pairs come from a twin that it has changed too
-    paired = None if twin is None else twin._replace(module=copy.deepcopy(module))
-    if paired is not None:
-        remove_caches_(paired.module)
+    paired = None if twin is None else twin.transformed(module)
     for sites in _in_sequence(block):
-        solver.round(sites, _captured_stats(block, module, sites, inputs, device, twin=paired).stats)
+        solver.round(sites, captured_stats(block, module, sites, inputs, device, twin=paired).stats)
     if not last:
-        _advance(block, module, inputs, device)
+        advance(block, module, inputs, device)
 
 
 def _in_sequence(block: Block) -> list[list[str]]:
@@ -296,82 +299,3 @@ def _in_sequence(block: Block) -> list[list[str]]:
     for site in block.sites:
         steps.setdefault(site.role, []).append(site.name)
     return list(steps.values())
-
-
-def _copy(block: Block, device: torch.device) -> nn.Module:
-    return copy.deepcopy(block.module).to(device)
-
-
-def _captured(
-    block: Block,
-    module: nn.Module,
-    variants: Sequence[Variant],
-    inputs: BlockInputs,
-    device: torch.device,
-    *,
-    twin: _Twin | None = None,
-    outputs: list[Tensor] | None = None,
-) -> Capture:
-    """Statistics of every site, and the attention and MLP calls that transforms want to replay."""
-    limit = _calls_wanted(variants)
-    parents = {s.parent for s in block.sites if s.parent is not None and s.fold and len(s.fold.sites) == 1}
-    sites = [site.name for site in block.sites]
-    return _captured_stats(
-        block, module, sites, inputs, device, parents=sorted(parents), max_calls=limit, twin=twin, outputs=outputs
-    )
-
-
-def _calls_wanted(variants: Sequence[Variant]) -> int | None:
-    """How many of a submodule's calls the variants replay; None for all."""
-    wanted = [v.transform.replayed_batches for v in variants if isinstance(v.transform, SiteScaling)]
-    return None if None in wanted else max((w for w in wanted if w is not None), default=0)
-
-
-def _captured_stats(
-    block: Block,
-    module: nn.Module,
-    sites: Sequence[str],
-    inputs: BlockInputs,
-    device: torch.device,
-    *,
-    parents: Sequence[str] = (),
-    max_calls: int | None = None,
-    twin: _Twin | None = None,
-    outputs: list[Tensor] | None = None,
-) -> Capture:
-    """twin: where each token's inputs in full precision come from, batch by batch; None where no one asks for them.
-
-    outputs: gets the block's output for each batch.
-    """
-    paired: AbstractContextManager[dict[str, Tensor]]
-    paired = nullcontext({}) if twin is None else remembering(twin.module, block, sites)
-    capture = partial(capturing, module, block, sites=sites, parents=parents, max_calls=max_calls, device=device)
-    with paired as full, capture(full=full) as seen:
-        for index, hidden in enumerate(inputs.hidden):
-            call = inputs.call(block.index, hidden)
-            if twin is not None:
-                run_block(twin.module, twin.inputs.hidden[index], call, device)
-            output = run_block(module, hidden, call, device)
-            if outputs is not None:
-                outputs.append(output)
-    return seen
-
-
-def _tuning_data(
-    block: Block, tuner: BlockTuner, twin: _Twin, inputs: BlockInputs, outputs: list[Tensor], device: torch.device
-) -> TuningData:
-    """What to tune a block on; outputs: of full precision on its own inputs."""
-    targets = [outputs]
-    if tuner.augmented:
-        targets.append(_outputs(block, twin.module, inputs, device))
-    return TuningData(inputs, targets)
-
-
-def _outputs(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.device) -> list[Tensor]:
-    return [run_block(module, hidden, inputs.call(block.index, hidden), device) for hidden in inputs.hidden]
-
-
-def _advance(block: Block, module: nn.Module, inputs: BlockInputs, device: torch.device) -> None:
-    """Replace the inputs of this block by its outputs, batch by batch: there is never a second set of them."""
-    for index, hidden in enumerate(inputs.hidden):
-        inputs.hidden[index] = run_block(module, hidden, inputs.call(block.index, hidden), device)

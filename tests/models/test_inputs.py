@@ -9,6 +9,7 @@ from quantbench.formats import IntFormat
 from quantbench.methods.activation import DynamicActivation, StaticActivation
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.grid import Grid
+from quantbench.methods.kv_cache.per_token import PerToken
 from quantbench.methods.range import MinMax
 from quantbench.methods.rounding import GPTQ, RTN, KeepFullPrecision
 from quantbench.methods.transform import AWQ, NoTransform, SmoothQuant
@@ -168,3 +169,13 @@ def test_a_gradient_passes_quantized_inputs_straight_through():
     x = torch.randn(3, layer.in_features, requires_grad=True)
     layer(x).sum().backward()
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand_as(x))
+
+
+@torch.no_grad()
+def test_static_scales_of_full_precision_know_nothing_of_the_cache():
+    model, structure, ids = load("llama")
+    plain = variant(activation=StaticActivation(bits=4), statistics="fp")
+    cached = replace(plain, kv_cache=PerToken(bits=2))
+    alone, beside = (quantize(model, structure, [one], ids, device=CPU)[0].inputs for one in (plain, cached))
+    assert alone == beside
+    assert alone != quantize(model, structure, [replace(cached, statistics="propagate")], ids, device=CPU)[0].inputs

@@ -12,6 +12,7 @@ from quantbench.methods.range import AWQClip
 from quantbench.methods.rounding import GPTAQ, GPTQ, RTN, AutoRound
 from quantbench.methods.stats import SiteStats
 from quantbench.methods.transform import AWQ
+from quantbench.models import passes as block_passes
 from quantbench.models import walk
 from quantbench.models.statistics_cache import PrefixKeys, StatisticsCache
 from quantbench.models.walk import quantize_each
@@ -49,8 +50,8 @@ def assert_equal(results, expected):
 @pytest.fixture
 def passes(monkeypatch):
     """Counts the forward passes of blocks."""
-    counted, run_block = [], walk.run_block
-    monkeypatch.setattr(walk, "run_block", lambda *arguments: (counted.append(1), run_block(*arguments))[1])
+    counted, run_block = [], block_passes.run_block
+    monkeypatch.setattr(block_passes, "run_block", lambda *arguments: (counted.append(1), run_block(*arguments))[1])
     return counted
 
 
