@@ -15,9 +15,12 @@ PLANES = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 class DeviceWeight:
     """W [n, k] as codes: ``(code - zero) * scale``, or ``table[code] * scale`` where there is a table.
 
+    minimum: the value is ``code * scale - zero`` instead.
+
     planes: int32 [ceil(k * width / 32), n] for each of ``PLANES[bits]``; neighbours along k share a word, the first in
     its lowest bits, and n is contiguous. scale [groups, n], a row for each ``group_size`` neighbours along k, the last
-    of which may be fewer; zero: [groups, n], or a number for all; table: fp32 [2^bits].
+    of which may be fewer; zero: [groups, n], or a number for all; table: [2^bits], or one for each group of a row
+    [groups, n, 2^bits].
     """
 
     shape: tuple[int, int]
@@ -27,6 +30,12 @@ class DeviceWeight:
     scale: Tensor
     zero: Tensor | float
     table: Tensor | None = None
+    minimum: bool = False
+
+    @property
+    def own_tables(self) -> bool:
+        """Whether each group of a row has a table of its own."""
+        return self.table is not None and self.table.ndim > 1
 
     @property
     def tensors(self) -> dict[str, Tensor]:

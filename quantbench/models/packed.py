@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.errors import QuantizationError
-from quantbench.formats import Format, IntBilevel, IntFormat, QuantizedWeight
+from quantbench.formats import LUT, Format, IntBilevel, IntFormat, QuantizedWeight
+from quantbench.formats.gguf import GGUFFormat
 from quantbench.formats.scaled import ScaledTable
 from quantbench.kernels.layout import PLANES, DeviceWeight, pack_words, packable
 from quantbench.kernels.linear import dequantize, packed_linear
@@ -24,8 +25,8 @@ def check_packable(format: Format, columns: int) -> None:
         ValueError: says why, and what is allowed, in one line.
     """
     execution = "evaluation.execution=packed"
-    if not isinstance(format, IntFormat | IntBilevel | ScaledTable):
-        raise ValueError(f"{execution}: {type(format).__name__} has none; allowed are integer and fixed-table formats")
+    if not isinstance(format, IntFormat | IntBilevel | ScaledTable | LUT | GGUFFormat):
+        raise ValueError(f"{execution}: {type(format).__name__} has none; allowed are the package's own formats")
     size = format.group_size or columns
     if format.bits not in PLANES:
         raise ValueError(f"{execution}: bits={format.bits} has none; allowed are {', '.join(map(str, PLANES))}")
@@ -53,7 +54,11 @@ def device_weight(quantized: QuantizedWeight) -> tuple[DeviceWeight, Tensor | No
         order = torch.argsort(quantized.group_index, stable=True)
         codes = codes[:, order]
         assert torch.equal(quantized.group_index[order], torch.arange(columns, device=order.device) // size)
-    table = format.table(codes.device).values.nan_to_num(0.0) if isinstance(format, ScaledTable) else None
+    table = None
+    if isinstance(format, ScaledTable):
+        table = format.table(codes.device).values.nan_to_num(0.0)
+    elif quantized.params.codebook is not None:  # [out, groups, 2^bits]
+        table = _narrowed(quantized.params.codebook.transpose(0, 1).contiguous())
     weight = DeviceWeight(
         shape=quantized.shape,
         bits=format.bits,
@@ -62,6 +67,7 @@ def device_weight(quantized: QuantizedWeight) -> tuple[DeviceWeight, Tensor | No
         scale=_narrowed(quantized.scale.T.contiguous()),
         zero=0.0 if table is not None else _zero(quantized.zero_point.T.contiguous()),
         table=table,
+        minimum=isinstance(format, GGUFFormat) and format.offset is None,
     )
     return weight, order
 

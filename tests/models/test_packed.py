@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from quantbench.errors import QuantizationError
-from quantbench.formats import LUT, IntBilevel, IntFormat, Outliers
+from quantbench.formats import LUT, Format, IntBilevel, IntFormat, Outliers
+from quantbench.formats.gguf import GGUFFormat
 from quantbench.kernels.linear import dequantize
 from quantbench.methods.allocation import Uniform
 from quantbench.methods.grid import Grid
@@ -24,7 +25,7 @@ from quantbench.models.walk import quantize
 from tests.formats.options import OPTIONS, format_of
 from tests.models import tiny
 
-NOT_PACKED = {option for option in OPTIONS if option in ("lut", "int_bilevel") or (option[0] in "qt" and "_" in option)}
+NOT_PACKED = {"int_bilevel", "q3_k"}  # groups of 16 codes of 1 bit do not fill a word
 INTEGERS = {
     "w2-g32": IntFormat(bits=2, group_size=32),
     "w3-ragged": IntFormat(bits=3, group_size=64),
@@ -37,12 +38,20 @@ INTEGERS = {
 }
 FORMATS = (
     INTEGERS
-    | {"w3-bilevel-g32": IntBilevel(bits=3, group_size=32)}
+    | {"w3-bilevel-g32": IntBilevel(bits=3, group_size=32), "lut-g40": LUT(bits=8, group_size=40)}
     | {option: format_of(option) for option in OPTIONS if option not in NOT_PACKED}
 )
 
 
+class Other(Format):
+    """A format of somebody else."""
+
+    stored_zero_point = storage_dtype = None
+    params = encode = decode = None
+
+
 def quantized(format, rows=40, columns=160):
+    columns = 256 if isinstance(format, GGUFFormat) else columns
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
     return Grid(format, MinMax()).nearest(weight, None)
 
@@ -57,7 +66,7 @@ def test_packed_weights_are_those_of_fake_quantization_to_the_last_bit(name):
     fake, packed = layers(quantized(FORMATS[name]))
     for dtype in (torch.float32, torch.bfloat16):
         assert torch.equal(dequantize(packed.weight_on_device, dtype).T, fake.weight.to(dtype))
-    x = torch.randn(2, 3, 160)
+    x = torch.randn(2, 3, fake.in_features)
     # the same products, added in another order
     assert torch.allclose(packed(x), fake(x), atol=1e-4, rtol=1e-5)
 
@@ -89,12 +98,13 @@ def test_codes_take_as_many_bits_as_they_say(name, bits):
 
 
 def test_the_operator_is_one_that_torch_compiles():
-    for name in ("w3-ragged", "w4-sym-row", "nf4"):
+    for name in ("w3-ragged", "w4-sym-row", "nf4", "lut", "q4_k"):
         packed = layers(quantized(FORMATS[name]))[1]
         weight = packed.weight_on_device
         zero = weight.zero if isinstance(weight.zero, torch.Tensor) else None
-        constant, numbers = 0.0 if zero is not None else weight.zero, (160, weight.bits, weight.group_size)
-        for x in (torch.randn(2, 160), torch.randn(1, 3, 160)):
+        constant = 0.0 if zero is not None else weight.zero
+        numbers = (packed.in_features, weight.bits, weight.group_size, weight.minimum)
+        for x in (torch.randn(2, packed.in_features), torch.randn(1, 3, packed.in_features)):
             arguments = (x, weight.planes, weight.scale, zero, constant, weight.table, *numbers)
             torch.library.opcheck(torch.ops.quantbench.packed_linear.default, arguments)
         compiled = torch.compile(packed, backend="aot_eager", fullgraph=True)
@@ -104,7 +114,7 @@ def test_the_operator_is_one_that_torch_compiles():
 @pytest.mark.parametrize(
     ("format", "columns", "message"),
     [
-        (LUT(bits=4), 64, "LUT has none; allowed are integer and fixed-table formats"),
+        (Other(), 64, "Other has none; allowed are the package's own formats"),
         (IntFormat(bits=7, group_size=32), 64, "bits=7 has none; allowed are 1, 2, 3, 4, 5, 6, 8"),
         (IntFormat(bits=4, group_size=12), 64, "group_size=12 at bits=4 would share words between groups"),
         (IntBilevel(bits=3, group_size=16), 64, "multiples of 32"),

@@ -25,7 +25,8 @@ def packed_linear(x: Tensor, weight: DeviceWeight) -> Tensor:
     zero = weight.zero if isinstance(weight.zero, Tensor) else None
     constant = 0.0 if isinstance(weight.zero, Tensor) else weight.zero
     columns, bits, group = weight.shape[1], weight.bits, weight.group_size
-    return _packed_linear(x, weight.planes, weight.scale, zero, constant, weight.table, columns, bits, group)
+    numbers = (columns, bits, group, weight.minimum)
+    return _packed_linear(x, weight.planes, weight.scale, zero, constant, weight.table, *numbers)
 
 
 def dequantize(weight: DeviceWeight, dtype: torch.dtype) -> Tensor:
@@ -49,9 +50,11 @@ def _packed_linear(
     columns: int,
     bits: int,
     group_size: int,
+    minimum: bool,
 ) -> Tensor:
     shape = (scale.shape[1], columns)
-    weight = DeviceWeight(shape, bits, group_size, tuple(planes), scale, constant if zero is None else zero, table)
+    subtracted = constant if zero is None else zero
+    weight = DeviceWeight(shape, bits, group_size, tuple(planes), scale, subtracted, table, minimum)
     rows = x.reshape(-1, columns)
     if use_triton(x):
         from quantbench.kernels.linear import triton
@@ -74,5 +77,6 @@ def _(
     columns: int,
     bits: int,
     group_size: int,
+    minimum: bool,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], scale.shape[1])

@@ -38,10 +38,12 @@ def dequantize(weight: DeviceWeight, dtype: torch.dtype) -> Tensor:
 def _decoded(codes: Tensor, weight: DeviceWeight, groups: slice) -> Tensor:
     """codes [groups, size, n] -> values in fp32."""
     scale = weight.scale[groups, None].float()
+    if weight.table is not None and weight.own_tables:
+        return weight.table[groups].float().transpose(1, 2).gather(1, codes.long()).mul_(scale)
     if weight.table is not None:
         return weight.table[codes].mul_(scale)
     zero = weight.zero[groups, None].float() if isinstance(weight.zero, Tensor) else weight.zero
-    return (codes - zero).mul_(scale)
+    return (codes * scale).sub_(zero) if weight.minimum else (codes - zero).mul_(scale)
 
 
 def _of_rows(weight: DeviceWeight, rows: slice) -> DeviceWeight:
@@ -52,4 +54,5 @@ def _of_rows(weight: DeviceWeight, rows: slice) -> DeviceWeight:
         planes=tuple(plane[:, rows] for plane in weight.planes),
         scale=weight.scale[:, rows],
         zero=weight.zero[:, rows] if isinstance(weight.zero, Tensor) else weight.zero,
+        table=weight.table[:, rows] if weight.table is not None and weight.own_tables else weight.table,
     )

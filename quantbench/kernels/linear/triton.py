@@ -46,16 +46,29 @@ def _code(low, high, i: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr):
 
 @triton.jit
 def _parameters(scale, zero, constant, word, n, rows, group_size, inside, EACH: tl.constexpr, ZEROS: tl.constexpr):
-    """Scale and zero-point of each word, fp32: a word never holds weights of two groups."""
+    """Scale and zero-point of each word, fp32, and where they lie: a word never holds weights of two groups."""
     place = (word * EACH // group_size)[:, None].to(tl.int64) * rows + n[None, :]
     s = tl.load(scale + place, mask=inside, other=0.0).to(tl.float32)
-    return s, tl.load(zero + place, mask=inside, other=0.0).to(tl.float32) if ZEROS else constant
+    return s, tl.load(zero + place, mask=inside, other=0.0).to(tl.float32) if ZEROS else constant, place
+
+
+@triton.jit
+def _looked_up(table, code, place, inside, ENTRIES: tl.constexpr, OWN: tl.constexpr):
+    """Entries of the table of all groups, or of each group's own."""
+    entry = place * ENTRIES + code if OWN else code
+    return tl.load(table + entry, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _value(code, s, z, MINIMUM: tl.constexpr):
+    return code.to(tl.float32) * s - z if MINIMUM else (code.to(tl.float32) - z) * s
 
 
 @triton.jit
 def decode_kernel(
     result, low, high, scale, zero, constant, table, words, rows, columns, group_size,
     LOW: tl.constexpr, HIGH: tl.constexpr, ZEROS: tl.constexpr, TABLE: tl.constexpr,
+    OWN: tl.constexpr, MINIMUM: tl.constexpr, ENTRIES: tl.constexpr,
     WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """W^T [k, n] of WORDS words along k and BLOCK rows of W."""
@@ -65,19 +78,21 @@ def decode_kernel(
     inside = (word[:, None] < words) & (n[None, :] < rows)
     lows = _load_words(low, word, n, rows, inside)
     highs = _high_words(high, word, n, rows, inside, HIGH, EACH) if HIGH > 0 else lows
-    s, z = _parameters(scale, zero, constant, word, n, rows, group_size, inside, EACH, ZEROS)
+    s, z, place = _parameters(scale, zero, constant, word, n, rows, group_size, inside, EACH, ZEROS)
     for i in tl.static_range(EACH):
         code = _code(lows, highs, i, LOW, HIGH)
-        value = tl.load(table + code) * s if TABLE else (code.to(tl.float32) - z) * s
+        value = _looked_up(table, code, place, inside, ENTRIES, OWN) * s if TABLE else _value(code, s, z, MINIMUM)
         k = word[:, None] * EACH + i
-        place = k.to(tl.int64) * rows + n[None, :]
-        tl.store(result + place, value.to(result.dtype.element_ty), mask=inside & (k < columns))
+        tl.store(
+            result + k.to(tl.int64) * rows + n[None, :], value.to(result.dtype.element_ty), mask=inside & (k < columns)
+        )
 
 
 @triton.jit
 def gemv_kernel(
     partial, x, low, high, scale, zero, constant, table, words, rows, group_size,
     LOW: tl.constexpr, HIGH: tl.constexpr, ZEROS: tl.constexpr, TABLE: tl.constexpr,
+    OWN: tl.constexpr, MINIMUM: tl.constexpr, ENTRIES: tl.constexpr,
     WORDS: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """partial [SPLITS, n] for one row x [EACH, words]: scale (sum of code x - zero sum of x), word by word."""
@@ -90,20 +105,23 @@ def gemv_kernel(
         inside = (word[:, None] < words) & (n[None, :] < rows)
         lows = _load_words(low, word, n, rows, inside)
         highs = _high_words(high, word, n, rows, inside, HIGH, EACH) if HIGH > 0 else lows
-        s, z = _parameters(scale, zero, constant, word, n, rows, group_size, inside, EACH, ZEROS)
+        s, z, place = _parameters(scale, zero, constant, word, n, rows, group_size, inside, EACH, ZEROS)
         products = tl.zeros((WORDS, BLOCK), tl.float32)
         sums = tl.zeros((WORDS,), tl.float32)
         for i in tl.static_range(EACH):
             xs = tl.load(x + i * words + word, mask=word < words, other=0.0).to(tl.float32)
             code = _code(lows, highs, i, LOW, HIGH)
             if TABLE:
-                products += tl.load(table + code) * xs[:, None]
+                products += _looked_up(table, code, place, inside, ENTRIES, OWN) * xs[:, None]
             else:
                 # 2^23 + code as bits: cheaper than the conversion of an integer
                 exact = (code | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
                 products += exact * xs[:, None]
                 sums += xs
-        total += s * products if TABLE else s * (products - z * sums[:, None])
+        if TABLE:
+            total += s * products
+        else:
+            total += s * products - z * sums[:, None] if MINIMUM else s * (products - z * sums[:, None])
     tl.store(partial + split * rows + n, tl.sum(total, 0), mask=n < rows)
 
 
@@ -111,6 +129,7 @@ def gemv_kernel(
 def gemm_kernel(
     partial, x, low, high, scale, zero, constant, table, m_rows, words, rows, group_size,
     LOW: tl.constexpr, HIGH: tl.constexpr, ZEROS: tl.constexpr, TABLE: tl.constexpr,
+    OWN: tl.constexpr, MINIMUM: tl.constexpr, ENTRIES: tl.constexpr,
     M: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """partial [SPLITS, m, n] for x [EACH, m, words]; weights are rounded to the dtype of x."""
@@ -124,15 +143,15 @@ def gemm_kernel(
         inside = (word[:, None] < words) & (n[None, :] < rows)
         lows = _load_words(low, word, n, rows, inside)
         highs = _high_words(high, word, n, rows, inside, HIGH, EACH) if HIGH > 0 else lows
-        s, z = _parameters(scale, zero, constant, word, n, rows, group_size, inside, EACH, ZEROS)
+        s, z, place = _parameters(scale, zero, constant, word, n, rows, group_size, inside, EACH, ZEROS)
         taken = (m[:, None] < m_rows) & (word[None, :] < words)
         for i in tl.static_range(EACH):
             xs = tl.load(x + (i * m_rows + m[:, None]) * words + word[None, :], mask=taken, other=0.0)
             code = _code(lows, highs, i, LOW, HIGH)
-            value = tl.load(table + code) * s if TABLE else (code.to(tl.float32) - z) * s
+            value = _looked_up(table, code, place, inside, ENTRIES, OWN) * s if TABLE else _value(code, s, z, MINIMUM)
             total = tl.dot(xs, value.to(xs.dtype), total, input_precision="ieee")
-    place = (split * m_rows + m[:, None]).to(tl.int64) * rows + n[None, :]
-    tl.store(partial + place, total, mask=(m[:, None] < m_rows) & (n[None, :] < rows))
+    where = (split * m_rows + m[:, None]).to(tl.int64) * rows + n[None, :]
+    tl.store(partial + where, total, mask=(m[:, None] < m_rows) & (n[None, :] < rows))
 
 
 @triton.jit
@@ -166,13 +185,19 @@ def packed_linear(x: Tensor, weight: DeviceWeight) -> Tensor:
         gemv_kernel[(programs, splits)](partial, x, *arguments, words, rows, weight.group_size, **constants)
     else:
         gemm_kernel[(programs, splits, 1)](
-            partial, x, *arguments, m, words, rows, weight.group_size, M=tile_m, **constants
-        )
+            partial, x, *arguments, m, words, rows, weight.group_size, M=tile_m, num_warps=_warps(weight.minimum),
+            **constants,
+        )  # fmt: skip
     result = torch.empty((m, rows), dtype=x.dtype, device=x.device)
     reduce_kernel[(triton.cdiv(m * rows, _REDUCE),)](
         result, partial, m * rows, SPLITS=splits, BLOCK=_REDUCE, enable_fp_fusion=False
     )
     return result
+
+
+def _warps(minimum: bool) -> int:
+    """Of a product of tiles: minima come in fp32 beside the scales, and would spill with fewer."""
+    return 8 if minimum else 4
 
 
 def dequantize(weight: DeviceWeight, dtype: torch.dtype) -> Tensor:
@@ -199,26 +224,33 @@ def _operands(weight: DeviceWeight) -> tuple[tuple[Any, ...], dict[str, Any]]:
         0.0 if zeros else weight.zero,
         table,
     )
-    return arguments, {"LOW": widths[0], "HIGH": sum(widths[1:]), "ZEROS": zeros, "TABLE": table is not None}
+    constants = {"LOW": widths[0], "HIGH": sum(widths[1:]), "ZEROS": zeros, "TABLE": table is not None}
+    return arguments, constants | {
+        "OWN": weight.own_tables,
+        "MINIMUM": weight.minimum,
+        "ENTRIES": 2**weight.bits,
+    }
 
 
 def specializations() -> list[Specialization]:
     """Every kernel and every width, in float16 with zero-points, and for a table."""
     kinds = {"w2": "gemv gemm16", "w3": "decode gemv gemm64", "w4": "decode gemv gemm16 gemm64", "w8": "gemv gemm16"}
-    kinds["w4 table"] = "decode gemv gemm64"
+    kinds |= {"w4 table": "decode gemv gemm64", "w4 tables": "gemv gemm16", "w4 minimum": "gemv gemm16"}
     return [_specialization(label, kind) for label, names in kinds.items() for kind in names.split()]
 
 
 def _specialization(label: str, kind: str) -> Specialization:
-    bits, table = int(label[1]), label.endswith("table")
+    bits, table = int(label[1]), "table" in label
     widths = PLANES[bits]
     known = {"low": "*i32", "high": "*i32", "scale": "*fp16", "zero": "*u8", "table": "*fp32", "constant": "fp32"}
     known |= dict.fromkeys(("words", "rows", "columns", "group_size", "m_rows"), "i32")
     known |= {"partial": "*fp32", "x": "*fp16", "result": "*fp16"}
+    known |= {"scale": "*fp32", "zero": "*fp32"} if label.endswith("minimum") else {}
     absent = {"high": len(widths) == 1, "zero": table, "table": not table}
     words, block = {"decode": _DECODE_TILE, "gemv": _GEMV_TILE}.get(kind, _GEMM_TILE)
     constants: dict[str, Any] = {name: None for name, missing in absent.items() if missing}
-    constants |= {"LOW": widths[0], "HIGH": sum(widths[1:]), "ZEROS": not table, "TABLE": table}
+    constants |= {"LOW": widths[0], "HIGH": sum(widths[1:]), "ZEROS": not table, "TABLE": table, "ENTRIES": 2**bits}
+    constants |= {"OWN": label.endswith("tables"), "MINIMUM": label.endswith("minimum")}
     constants |= {"WORDS": words, "BLOCK": block, "SPLITS": 4, "M": int(kind[4:]) if kind.startswith("gemm") else 0}
     kernel = {"decode": decode_kernel, "gemv": gemv_kernel}.get(kind, gemm_kernel)
     return Specialization(
@@ -226,5 +258,6 @@ def _specialization(label: str, kind: str) -> Specialization:
         kernel,
         {name: known[name] for name in kernel.arg_names if name in known and not absent.get(name)},
         {name: value for name, value in constants.items() if name in kernel.arg_names},
+        warps=_warps(label.endswith("minimum")) if kernel is gemm_kernel else 4,
         aligned=("rows", "words", "group_size", "columns"),
     )

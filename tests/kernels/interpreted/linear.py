@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from quantbench.formats import FP8, MXFP4, Binary, IntFormat, Ternary
+from quantbench.formats import FP8, LUT, MXFP4, Binary, IntFormat, Ternary
+from quantbench.formats.gguf import Q4_1, Q5_0
 from quantbench.formats.tables import code_table
 from quantbench.kernels.layout import DeviceWeight, pack_words
 from quantbench.kernels.linear import reference, triton
@@ -87,6 +88,10 @@ LAYERS = {
     "binary": Binary(group_size=96),
     "mxfp4": MXFP4(),
     "e5m2": FP8(element="e5m2"),
+    "lut-row": LUT(bits=4, group_size=None),
+    "lut-g32": LUT(bits=3, group_size=32),
+    "q4_1": Q4_1(),
+    "q5_0": Q5_0(),
 }
 
 
