@@ -11,6 +11,8 @@ from quantbench.kernels.hadamard import transform
 from quantbench.methods.transform.base import ModelTransform
 from quantbench.methods.transform.hadamard_matrix import hadamard_factors, hadamard_matrix
 
+_SMALL_CORE = 64  # a product with a smaller matrix takes longer than with one that has a factor 2 more
+
 
 @dataclass(frozen=True)
 class ChannelRotation:
@@ -145,8 +147,10 @@ class Hadamard(Rotation):
 
 
 def hadamard_rotation(size: int, block: int, device: torch.device | str) -> ChannelRotation:
-    """H / sqrt(block) in every block; the factors that are no power of two come last in H, as one core."""
+    """H / sqrt(block) in every block; the factors that are no power of two come last in H, in one core."""
     order = math.prod(factor for factor in hadamard_factors(block) or () if factor > 2)
+    while 1 < order < _SMALL_CORE and block % (2 * order) == 0:
+        order *= 2
     core = None if order == 1 else (hadamard_matrix(order) / order**0.5).to(device)
     return ChannelRotation(size, core=core, block=block)
 
