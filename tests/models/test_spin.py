@@ -86,17 +86,17 @@ def test_the_loss_is_that_of_the_rotated_quantized_network(heads, kv_cache):
 @pytest.mark.parametrize("name", ["llama", "phi3-gqa"])
 def test_learning_lowers_the_loss_of_the_quantized_network_and_stays_orthogonal(name):
     turns, losses = [], []
-    for steps in (0, 15):
+    for steps in (0, 40):
         model, structure = load(name)
-        rotation = SpinQuant(steps=steps, batch_size=4)
+        rotation = SpinQuant(steps=steps, batch_size=4, lr=0.3)
         learn = partial(learn_turn, model, rotation, variant_of(rotation), IDS)
         rotate_(model, structure, rotation, lambda *found, learn=learn: turns.append(learn(*found)) or turns[-1])
         losses.append(quantized_loss(model, variant_of(rotation)))
-    assert losses[1] < losses[0] - 0.01
+    assert losses[1] < losses[0] - 0.03
     for matrix in (turns[1].stream, *turns[1].heads):
         torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(matrix)).double(), rtol=0, atol=1e-6)
         assert (matrix - torch.eye(len(matrix))).abs().max() > 1e-3
-    assert "learned in 15 steps" in turns[1].notes[0]
+    assert "learned in 40 steps" in turns[1].notes[0]
 
 
 def test_the_model_is_left_as_it_was_and_the_seed_decides():
