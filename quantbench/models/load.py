@@ -83,7 +83,7 @@ class WorldModel(Model):
     num_layers: int = 3
     num_heads: int = 4
     steps: int = 500
-    batch_size: int = 8
+    batch_size: int = 4
     seqlen: int = 256
     lr: float = 4e-3
     warmup: int = 50
