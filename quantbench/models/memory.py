@@ -85,6 +85,8 @@ def _own(structure: Structure, variant: Variant, tokens: int, dtype: torch.dtype
     per_weight = 1 + (_GROUP_BYTES / group if group else 0)
     if not isinstance(variant.allocation, Uniform):
         per_weight += _OUTLIER_BYTES
+    if variant.training.needs_latent:
+        per_weight += _FP32
     own_states = variant.walks_tokens and variant.statistics == "propagate"
     return Bytes(int(weights * per_weight) + own_states * tokens * _width(structure) * dtype.itemsize, 0)
 
