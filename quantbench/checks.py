@@ -1,5 +1,6 @@
 """What can be found out before anything is computed: devices, texts, and what a model's layers can take."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from quantbench.config.schema import RunConfig
 from quantbench.data.corpora import load_documents
 from quantbench.errors import InputError
 from quantbench.formats import Format
-from quantbench.methods.allocation import Uniform
+from quantbench.methods.activation import QuantizedInputs
 from quantbench.methods.kv_cache import QuantizedKVCache
+from quantbench.methods.patterns import matches
 from quantbench.methods.training import Scratch
 from quantbench.models.load import WorldModel
 from quantbench.models.packed import check_packable
@@ -69,6 +71,10 @@ def check_model(config: RunConfig, model: nn.Module, structure: Structure) -> No
     check_saved_model(config, model, structure)
     if config.rounding.quantizes:
         _check_allocation(config, structure)
+    if isinstance(config.activation, QuantizedInputs):
+        sites = [(block.name, site) for block in structure.blocks for site in block.sites]
+        called = [(f"{block}.{linear}", str(site.role)) for block, site in sites for linear in site.linears]
+        _check_skipped("activation.skip", config.activation.skip, called)
     if isinstance(config.kv_cache, QuantizedKVCache):
         _check_kv_cache(config.kv_cache, structure)
 
@@ -87,15 +93,22 @@ def _check_kv_cache(cache: QuantizedKVCache, structure: Structure) -> None:
         raise InputError(str(error)) from error
 
 
+def _check_skipped(key: str, patterns: Sequence[str], called: Sequence[tuple[str, ...]]) -> None:
+    """Refuse a pattern that names no linear (a typo would quantize it silently), or patterns that leave none.
+
+    called: what each linear can be called: its name, and perhaps the role of its site.
+    """
+    for pattern in patterns:
+        if not any(matches([pattern], *names) for names in called):
+            kinds = sorted({name.rsplit(".", 1)[-1] for names in called for name in names})
+            raise InputError(f"{key}={pattern}: matches no linear; their names end in {', '.join(kinds)}")
+    if all(matches(patterns, *names) for names in called):
+        raise InputError(f"{key} matches every linear of the decoder blocks: nothing is left to quantize")
+
+
 def _check_allocation(config: RunConfig, structure: Structure) -> None:
-    """Refuse a skip pattern that names no linear (a typo would quantize it silently), or that leaves none."""
-    names = [f"{block.name}.{linear}" for block in structure.blocks for linear in block.linears]
-    for pattern in config.allocation.skip:
-        if all(Uniform(skip=[pattern]).quantizes(name) for name in names):
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in names})
-            raise InputError(f"allocation.skip={pattern}: matches no linear; their names end in {', '.join(kinds)}")
-    if not any(config.allocation.quantizes(name) for name in names):
-        raise InputError("allocation.skip matches every linear of the decoder blocks: nothing is left to quantize")
+    """Refuse skip patterns that mean nothing, and matrices that the format has no layout for."""
+    _check_skipped("allocation.skip", config.allocation.skip, [(name,) for name in structure.linears])
     for block in structure.blocks:
         for linear in block.linears:
             name = f"{block.name}.{linear}"

@@ -33,6 +33,8 @@ WRONG = {
     "unknown-addition": (["+foo=1"], ["foo", "unknown key"]),
     "deleted-key": (["~bits"], ["bits"]),
     "skip-typo": (["allocation.skip=[dwn_proj]"], ["dwn_proj", "down_proj"]),
+    "skip-inputs-typo": (["activation=int8_token", "activation.skip=[mlp_ut]"], ["mlp_ut", "mlp_out", "down_proj"]),
+    "skip-all-inputs": (["activation=int8_token", "activation.skip=[attention*,mlp*]"], ["nothing is left"]),
     "skip-all": (["allocation.skip=['*']"], ["nothing is left"]),
     "packed-bits": (
         ["bits=7", "evaluation.execution=packed"],

@@ -1,6 +1,6 @@
 """Activation quantization: what is quantized at run time."""
 
-from quantbench.methods.activation.base import Activation, InputQuantizer
+from quantbench.methods.activation.base import Activation, InputQuantizer, QuantizedInputs
 from quantbench.methods.activation.dynamic import DynamicActivation, DynamicQuantizer
 from quantbench.methods.activation.llm_int8 import DecomposedQuantizer, LLMInt8
 from quantbench.methods.activation.none import NoActivation
@@ -14,6 +14,7 @@ __all__ = [
     "InputQuantizer",
     "LLMInt8",
     "NoActivation",
+    "QuantizedInputs",
     "StaticActivation",
     "StaticQuantizer",
 ]
