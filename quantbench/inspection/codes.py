@@ -40,34 +40,41 @@ class CodeCounter:
     def add(self, values: Tensor, quantized: QuantizedWeight) -> None:
         """values [rows, in]: what ``quantized`` stands for, in full precision, wherever they lie."""
         values = values.to(quantized.codes.device).float()
-        kept = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+        coded = None
         if quantized.outliers is not None:
-            kept.view(-1)[quantized.outliers.index] = True
+            coded = torch.ones(values.shape, dtype=torch.bool, device=values.device)
+            coded.view(-1)[quantized.outliers.index] = False
         groups = quantized.column_groups()
         step = max(1, _MOST_ELEMENTS // max(values.shape[1], self.codes * quantized.scale.shape[1]))
         for start in range(0, len(values), step):
             rows = slice(start, start + step)
             params = quantized.params.map(lambda t, rows=rows: t[rows])  # type: ignore[misc]
-            self._add(values[rows], quantized.codes[rows], params, groups, ~kept[rows])
+            seen = None if coded is None else coded[rows]
+            self._add(values[rows], quantized.codes[rows], params, groups, seen)
 
-    def _add(self, values: Tensor, codes: Tensor, params: GroupParams, groups: Tensor, seen: Tensor) -> None:
+    def _add(self, values: Tensor, codes: Tensor, params: GroupParams, groups: Tensor, seen: Tensor | None) -> None:
+        """seen: which values count; None for all."""
+
+        def flat(matrix: Tensor) -> Tensor:
+            return matrix.flatten() if seen is None else matrix[seen]
+
         ends, format = self._ends(params), self.format
-        low, high, clip_low, clip_high = (end.index_select(1, groups)[seen] for end in ends)
-        nearest = params.by_column(format.decode, params.by_column(format.encode, values, groups), groups)[seen]
-        chosen = params.by_column(format.decode, codes.float(), groups)[seen]
-        values, span = values[seen], high - low
+        low, high, clip_low, clip_high = (flat(end.index_select(1, groups)) for end in ends)
+        nearest = flat(params.by_column(format.decode, params.by_column(format.encode, values, groups), groups))
+        chosen = flat(params.by_column(format.decode, codes.float(), groups))
+        values, span = flat(values), high - low
         error = values - nearest
-        self._counts += torch.bincount(codes[seen].long(), minlength=self.codes).cpu()
+        self._counts += torch.bincount(flat(codes).long(), minlength=self.codes).cpu()
         self._values += values.numel()
         self._clipped += int(((values < clip_low) | (values > clip_high)).sum())
         self._moved += int((chosen != nearest).sum())
         self._squares += float(error.double().square().sum())
         self._energy += float(values.double().square().sum())
-        wide = span > 0
-        position = ((values - low) / span.clamp(min=_TINY))[wide]
-        self._distance += float((error[wide].abs() / span[wide]).double().sum())
-        counted = torch.histc(position.clamp(*CODE_RANGE), CODE_BINS, *CODE_RANGE)
-        self._histogram += counted.double().cpu()
+        if not bool((span > 0).all()):  # groups of zeros
+            values, low, error, span = (part[span > 0] for part in (values, low, error, span))
+        self._distance += float((error.abs() / span).double().sum())
+        position = ((values - low) / span).clamp(*CODE_RANGE)
+        self._histogram += torch.histc(position, CODE_BINS, *CODE_RANGE).double().cpu()
 
     def _ends(self, params: GroupParams) -> _Ends:
         """The outermost code points of every group; where all of them lie is added to what is known."""

@@ -47,11 +47,12 @@ class Distribution:
                 self._add(piece)
 
     def _add(self, rows: Tensor) -> None:
-        magnitude, power = rows.abs(), rows.double()
+        magnitude, exact = rows.abs(), rows.double()
         self._channel_absmax = torch.maximum(self._channel_absmax, magnitude.amax(0).cpu())
         self._row_absmax.append(magnitude.amax(1).cpu())
-        for degree in range(4):
-            self._powers[degree] += (power.pow(degree + 1)).sum().cpu()
+        squares = exact.square()
+        powers = exact.sum(), squares.sum(), (squares * exact).sum(), squares.square().sum()
+        self._powers += torch.stack(powers).cpu()
         self._histogram += self._scaled_counts(rows).cpu()
 
     def _scaled_counts(self, rows: Tensor) -> Tensor:

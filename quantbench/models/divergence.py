@@ -14,6 +14,7 @@ from quantbench.models.sensitivity import Sensitivity, Trial
 from quantbench.models.structure import Block, Structure
 
 _TOKENS = 256  # logits of so many tokens at a time
+_KEPT_BYTES = 2**29  # of predictions in full precision, which every trial is compared with
 
 
 class OneLinearDivergence(Sensitivity):
@@ -30,6 +31,9 @@ class OneLinearDivergence(Sensitivity):
         self.wrap = returns_tuple(model, structure, ids)
         self.inputs = block_inputs(model, structure, list(ids.split(1)))
         self.last = self._after(structure.blocks[0])
+        head: Any = structure.head
+        kept = 4 * ids.numel() * len(head.weight) <= _KEPT_BYTES
+        self._full = [list(self._log_predictions(states)) for states in self.last] if kept else None
 
     def advance(self, block: Block) -> None:
         self.inputs = BlockInputs([self._run(block, hidden) for hidden in self.inputs.hidden], self.inputs.calls)
@@ -46,7 +50,7 @@ class OneLinearDivergence(Sensitivity):
     def of_change_in(self, block: Block) -> float:
         """The divergence of the model as it now is, changed in ``block`` alone."""
         changed = self._after(block)
-        total = sum(self._divergence(p, q) for p, q in zip(self.last, changed, strict=True))
+        total = sum(self._divergence(sample, states) for sample, states in enumerate(changed))
         return total / sum(hidden.shape[1] for hidden in self.last)
 
     def _after(self, block: Block) -> list[Tensor]:
@@ -62,13 +66,18 @@ class OneLinearDivergence(Sensitivity):
         return run_block(block.module, hidden, self.inputs.call(block.index, hidden), self.device)
 
     @torch.no_grad()
-    def _divergence(self, full: Tensor, changed: Tensor) -> float:
-        """Sum over tokens of the divergence between predictions from two states [1, seqlen, hidden]."""
+    def _divergence(self, sample: int, changed: Tensor) -> float:
+        """Sum over tokens of the divergence between predictions in full precision and those from ``changed`` states."""
+        full = self._log_predictions(self.last[sample]) if self._full is None else self._full[sample]
         total = torch.zeros((), dtype=torch.float64)
-        for p, q in zip(full.split(_TOKENS, 1), changed.split(_TOKENS, 1), strict=True):
-            log_p, log_q = (self.logits(states).float().log_softmax(-1) for states in (p, q))
+        for log_p, log_q in zip(full, self._log_predictions(changed), strict=True):
             total += F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1).double().sum().cpu()
         return float(total)
+
+    def _log_predictions(self, states: Tensor) -> Iterator[Tensor]:
+        """Logarithms of the probabilities of the next token, for states [1, seqlen, hidden], some tokens at a time."""
+        for part in states.split(_TOKENS, 1):
+            yield self.logits(part).float().log_softmax(-1)
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def inspected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect")
     assert (
         main(
-            ["inspect", *SMALL, "method=rtn", "bits=3", "--samples", "1", "--formats", "png", "-o", str(folder / "out")]
+            ["inspect", *SMALL, "method=rtn", "bits=3", "--samples", "1", "--formats", "svg", "-o", str(folder / "out")]
         )
         == 0
     )
@@ -39,7 +39,7 @@ def inspected(tmp_path_factory):
 
 def test_a_table_of_every_linear_and_four_figures_are_written(inspected):
     names = {path.name for path in inspected.iterdir()}
-    assert names == {FILE, "kurtosis.png", "weights.png", "outliers.png", "sensitivity.png"}
+    assert names == {FILE, "kurtosis.svg", "weights.svg", "outliers.svg", "sensitivity.svg"}
     found = read(inspected)
     assert len(found.rows) == 2 * (28 + 16)  # 28 linears and 16 inputs of the four blocks, before and after
     assert found.subject["samples"] == 1
@@ -48,11 +48,11 @@ def test_a_table_of_every_linear_and_four_figures_are_written(inspected):
 
 
 def test_what_is_stored_is_shown_and_drawn_again(inspected, tmp_path, capsys):
-    assert main(["inspect", "--read", str(inspected), "-o", str(tmp_path), "--formats", "png", "--top", "1"]) == 0
+    assert main(["inspect", "--read", str(inspected), "-o", str(tmp_path), "--formats", "svg", "--top", "1"]) == 0
     printed = capsys.readouterr().out
     assert "rtn | int 3 bit, group 128 | embedded | float32" in printed
     assert "self_attn.q_proj x 4" in printed
-    assert (tmp_path / "kurtosis.png").read_bytes() == (inspected / "kurtosis.png").read_bytes()
+    assert (tmp_path / "kurtosis.svg").read_bytes() == (inspected / "kurtosis.svg").read_bytes()
 
 
 @pytest.mark.parametrize(("arguments", "expected"), WRONG.values(), ids=WRONG)

@@ -147,7 +147,7 @@ def divergence(model, ids, expected):
         ("opt", variant(activation=DynamicActivation(bits=4))),
         ("gpt-neox", variant(rounding=KeepFullPrecision(), activation=DynamicActivation(bits=3, granularity="tensor"))),
         ("mixtral", variant()),
-        ("llama", variant(OSPlus(), activation=StaticActivation(calibration="percentile", percent=99.0))),
+        ("llama", variant(OSPlus(steps=4), activation=StaticActivation(calibration="percentile", percent=99.0))),
     ],
     ids=["llama-gptq", "qwen2-awq", "opt-w3a4", "neox-a3", "mixtral-rtn", "llama-os-plus"],
 )
