@@ -16,7 +16,7 @@ from quantbench.store.parquet import Store
 from quantbench.sweep import run_sweep
 from tests.models import tiny
 
-QUICK = {"autoround": ["rounding.iterations=2"], "omniquant": ["rounding.epochs=1"]}
+QUICK = {"autoround": ["rounding.iterations=2"], "omniquant": ["rounding.epochs=1"], "os_plus": ["transform.steps=3"]}
 PRESETS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml") if path.stem != "fp16")
 
 
@@ -43,6 +43,7 @@ def test_weights_of_every_preset_are_those_of_a_walk_of_its_own(model, names):
         alone = quantize(model, structure, [variant], ids, device=torch.device("cpu"))[0]
         assert alone.notes == fused.notes, name
         assert alone.layers == fused.layers, name
+        assert alone.inputs == fused.inputs, name
         assert alone.weights.keys() == fused.weights.keys(), name
         for linear, weight in alone.weights.items():
             packed, other = weight.pack().tensors, fused.weights[linear].pack().tensors
