@@ -88,8 +88,8 @@ class RunConfig:
             raise ValueError(f"save={self.save}: allowed only with evaluation.execution=fake")
         if self.save is not None and (self.activation.quantizes or self.kv_cache.quantizes):
             raise ValueError(f"save={self.save}: allowed only with activation=none and kv_cache=none")
-        if self.save is not None and self.transform.runs_online:
-            raise ValueError(f"save={self.save}: allowed only with a transform that is all in the weights, none online")
+        if self.save is not None and any(c.runs_online for c in self.variant().components):
+            raise ValueError(f"save={self.save}: allowed only where all is in the weights, nothing online")
         if self.save is not None and isinstance(self.transform, SiteScaling) and self.transform.adds_biases:
             raise ValueError(f"save={self.save}: allowed only with transform.shift=false, which adds no biases")
         if self.save_layout not in LAYOUTS:

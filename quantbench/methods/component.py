@@ -31,6 +31,11 @@ class Component:
         """Whether it looks at the inputs of linears themselves: at some of the tokens, or at a histogram of all."""
         return False
 
+    @property
+    def runs_online(self) -> bool:
+        """Whether it changes the basis of inputs while the model runs, beside what the model's own layers compute."""
+        return False
+
     def check(self, variant: "Variant") -> None:
         """Refuse a combination with the other axes that has no meaning.
 

@@ -15,13 +15,15 @@ from quantbench.methods.activation import InputQuantizer
 from quantbench.methods.kv_cache import KVCache
 from quantbench.methods.variant import Variant
 from quantbench.models.capture import BlockInputs
+from quantbench.models.online import OnlineAffine
 
 
 @dataclass
 class VariantResult:
     """What quantizing changed: quantized linears and rescaled parameters by their names in the model, and notes.
 
-    inputs: what quantizes the inputs of linears at run time, by their names, quantized or not; caches: how attention
+    inputs: what quantizes the inputs of linears at run time, by their names, quantized or not; online: what changes
+    the basis of quantized linears' inputs before, by their names; caches: how attention
     modules store keys and values, by their names; latent: what was rounded, where it is kept, by the names of the
     linears; losses: of the steps of training; layers: the error of each quantized linear, by the same names;
     seconds: of the walk, spent on this variant alone; shared_seconds: spent on what it has in common with others and
@@ -31,6 +33,7 @@ class VariantResult:
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
     parameters: dict[str, Tensor] = field(default_factory=dict)
     inputs: dict[str, InputQuantizer] = field(default_factory=dict)
+    online: dict[str, OnlineAffine] = field(default_factory=dict)
     caches: dict[str, KVCache] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     layers: dict[str, LayerError] = field(default_factory=dict)

@@ -4,7 +4,7 @@ The rotation is a child of the linear and a hook before it, so that the linear k
 trace of a block, calibration, input quantizers) sees a linear whose inputs are rotated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from weakref import ReferenceType, ref
@@ -12,12 +12,13 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
+from quantbench.methods.rounding.affine import changed
 from quantbench.methods.transform.block_hadamard import BlockHadamard
 from quantbench.methods.transform.rotation import ChannelRotation
 from quantbench.models.linear import linear_at
 from quantbench.models.structure import Structure
 
-_CHILD = "rotation"
+CHILD = "rotation"
 _TENSORS = ("dense", "signs", "core")
 
 
@@ -44,6 +45,20 @@ class Remembered:
 
     def __reduce__(self) -> tuple[type["Remembered"], tuple[()]]:
         return Remembered, ()  # a copy begins without
+
+
+class OnlineAffine(nn.Module):
+    """x -> x P for a learned P (see ``KroneckerAffine``), computed once for all linears that read one tensor."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach().clone())
+        self._last = Remembered()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., size] -> [..., size]."""
+        return self._last.of(x, lambda given: changed(given, dict(self.named_buffers())))
 
 
 class OnlineRotation(nn.Module):
@@ -78,7 +93,7 @@ class OnlineRotation(nn.Module):
 def rotate_input_(linear: Any, rotation: OnlineRotation) -> None:
     """Make a linear read x Q; its weight undoes it: x W^T = (x Q) (W Q)^T."""
     linear.weight.copy_(rotation.rotation(linear.weight.double()))
-    _attach_(linear, rotation)
+    attach_(linear, rotation)
 
 
 @torch.no_grad()
@@ -101,15 +116,16 @@ def rotate_inputs_(structure: Structure, transform: BlockHadamard) -> list[str]:
 
 def carry_rotation_(old: nn.Module, new: nn.Module) -> None:
     """Give a module that takes the place of a linear the rotation of its inputs."""
-    rotation = getattr(old, _CHILD, None)
-    if isinstance(rotation, OnlineRotation) and not hasattr(new, _CHILD):
-        _attach_(new, rotation)
+    rotation = getattr(old, CHILD, None)
+    if isinstance(rotation, OnlineRotation | OnlineAffine) and not hasattr(new, CHILD):
+        attach_(new, rotation)
 
 
-def _attach_(linear: nn.Module, rotation: OnlineRotation) -> None:
-    linear.add_module(_CHILD, rotation)
+def attach_(linear: nn.Module, rotation: OnlineRotation | OnlineAffine) -> None:
+    """Let a linear read what the module makes of its inputs; its weight is the caller's affair."""
+    linear.add_module(CHILD, rotation)
     linear.register_forward_pre_hook(_rotated)
 
 
 def _rotated(linear: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (linear.get_submodule(_CHILD)(args[0]), *args[1:])
+    return (linear.get_submodule(CHILD)(args[0]), *args[1:])

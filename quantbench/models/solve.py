@@ -16,7 +16,7 @@ from quantbench.methods.allocation import Kept
 from quantbench.methods.grid import Grid
 from quantbench.methods.histogram import Histogram
 from quantbench.methods.input_sample import InputSample
-from quantbench.methods.rounding.tuner import BlockTuner, TunableScale, TunableWeight
+from quantbench.methods.rounding.tuner import BlockTuner, TunableScale, TunableTransform, TunableWeight
 from quantbench.methods.stats import SiteStats
 from quantbench.models.attention import remove_caches_, set_caches_
 from quantbench.models.biases import add_bias_
@@ -24,7 +24,7 @@ from quantbench.models.capture import Capture
 from quantbench.models.folds import takes_shift
 from quantbench.models.layer_error import layer_error
 from quantbench.models.linear import InputQuantLinear, QuantLinear, linear_at
-from quantbench.models.online import carry_rotation_
+from quantbench.models.online import CHILD, OnlineAffine, attach_, carry_rotation_
 from quantbench.models.packed import quantized_linear
 from quantbench.models.scaling import BlockScaling, finite_weight, quantized, scaled_together
 from quantbench.models.structure import Block, Site
@@ -152,11 +152,12 @@ class BlockSolver:
                 self._check(site, stats)
             for name in self._quantized(site):
                 weights[name] = self._tunable(name, tuner, self._with_fisher(stats, [name]))
-        scales = self._tunable_scales(tuner)
-        tuned = TunedBlock(self.block, self.module, self.device, weights, scales)
+        scales, transforms = self._tunable_scales(tuner), self._tunable_transforms(tuner)
+        tuned = TunedBlock(self.block, self.module, self.device, weights, scales, transforms)
         tune(tuned, data, tuner, tuner.schedule(len(data.samples()), self.variant.format))
         tuned.fold_()
         rescaled = {name for site, _ in scales if site.fold for name in site.fold.sites}
+        rescaled |= {site.name for site, _ in transforms}
         for site in self.block.sites:
             # a learned scale or shift changes a site's inputs, so that what was seen of them no longer holds
             stats = None if site.name in rescaled else self.stats.get(site.name)
@@ -185,6 +186,16 @@ class BlockSolver:
                 scales += [] if scale is None else [(site, scale)]
         return scales
 
+    def _tunable_transforms(self, tuner: BlockTuner) -> list[tuple[Site, TunableTransform]]:
+        """Of the sites whose linears are all quantized: the weights of all must undo one change of basis."""
+        transforms = []
+        for site in self.block.sites:
+            if site.name in self.stats and len(self._quantized(site)) == len(site.linears):
+                weights = [self._weight(name) for name in site.linears]
+                transform = tuner.tunable_transform(weights, self.stats[site.name])
+                transforms += [] if transform is None else [(site, transform)]
+        return transforms
+
     def _install(self, name: str, weight: QuantizedWeight, full: Tensor, stats: SiteStats | None) -> None:
         """Put a quantized linear in the place of the one in full precision, and into the result.
 
@@ -197,6 +208,8 @@ class BlockSolver:
         inputs = self.result.inputs.get(self._full_name(name))
         quantized = QuantLinear(weight, linear.bias, dtype=linear.weight.dtype, inputs=inputs)
         _replace(self.module, name, quantized.to(self.device))
+        if isinstance(online := getattr(quantized, CHILD, None), OnlineAffine):
+            self.result.online[self._full_name(name)] = online
         self.result.weights[self._full_name(name)] = weight.to("cpu")
 
     def _keep(self, weights: list[Tensor], grid: Grid, stats: SiteStats | None) -> Kept:
@@ -271,6 +284,8 @@ def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "f
             raise
     parameters: list[tuple[nn.Parameter, Tensor]] = []
     for name, replacement in replacements.items():
+        if name in result.online:
+            attach_(replacement, result.online[name])
         _replace(model, name, replacement)
     for name, value in result.parameters.items():
         parameter = model.get_parameter(name)
@@ -283,7 +298,7 @@ def apply_result(model: nn.Module, result: VariantResult, *, execution: str = "f
         for parameter, value in parameters:
             parameter.data = value
         for name, module in modules.items():
-            _replace(model, name, module)
+            model.set_submodule(name, module)
         for remove in filter(None, added):
             remove()
 

@@ -9,9 +9,17 @@ from torch import Tensor, nn
 
 from quantbench.errors import QuantizationError
 from quantbench.methods.decay import decayed
-from quantbench.methods.rounding.tuner import BlockTuner, Schedule, Tunable, TunableScale, TunableWeight
+from quantbench.methods.rounding.tuner import (
+    BlockTuner,
+    Schedule,
+    Tunable,
+    TunableScale,
+    TunableTransform,
+    TunableWeight,
+)
 from quantbench.models.capture import BlockInputs, to_device
 from quantbench.models.folds import scale_site_, scaled
+from quantbench.models.online import CHILD, OnlineAffine, attach_
 from quantbench.models.structure import Block, Site
 from quantbench.progress import track
 
@@ -41,26 +49,40 @@ class TunedBlock:
     device: torch.device
     weights: Mapping[str, TunableWeight]
     scales: Sequence[tuple[Site, TunableScale]] = field(default_factory=list)
+    transforms: Sequence[tuple[Site, TunableTransform]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.module.requires_grad_(False)
         self._full = {name: self._parameter(name).detach().float() for name in self.weights}
+        self._by_linear = {name: transform for site, transform in self.transforms for name in site.linears}
+        for site, transform in self.transforms:
+            online = OnlineAffine(transform.tensors())
+            for name in site.linears:
+                attach_(self.module.get_submodule(name), online)
 
     @property
     def tunables(self) -> list[Tunable]:
         """All of them."""
-        return [*self.weights.values(), *(scale for _, scale in self.scales)]
+        return [*self.weights.values(), *(tunable for _, tunable in (*self.scales, *self.transforms))]
 
     def parameters(self) -> dict[str, Tensor]:
-        """The block's parameters that tuning replaces, differentiable: folded scales, then fake quantization."""
-        known, replaced = dict(self.module.named_parameters()), dict[str, Tensor]()
+        """The block's tensors that tuning replaces, differentiable: folded transforms, then fake quantization."""
+        known = dict(self.module.named_parameters()) | dict(self.module.named_buffers(remove_duplicate=False))
+        replaced = dict[str, Tensor]()
         for site, scale in self.scales:
             assert site.fold is not None
             replaced |= scaled(known | replaced, site.fold, scale.scale(), scale.shift())
         for name, tunable in self.weights.items():
-            full = replaced.get(f"{name}.weight", self._full[name])
+            full = self._changed(name, replaced.get(f"{name}.weight", self._full[name]))
             replaced[f"{name}.weight"] = tunable.fake_quantized(full)
+        for site, transform in self.transforms:  # one module of all linears of the site
+            replaced |= {f"{site.linears[0]}.{CHILD}.{key}": value for key, value in transform.tensors().items()}
         return {name: value.to(known[name].dtype) for name, value in replaced.items()}
+
+    def _changed(self, name: str, weight: Tensor) -> Tensor:
+        """The weight of a linear for its inputs in the basis that they have while the model runs."""
+        transform = self._by_linear.get(name)
+        return weight if transform is None else transform.folded(weight)
 
     def error(self, data: TuningData, samples: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """Mean squared error of the block's output for a batch of samples, summed over the targets; differentiable."""
@@ -73,10 +95,14 @@ class TunedBlock:
 
     @torch.no_grad()
     def fold_(self) -> None:
-        """Put the scales into the module's full-precision parameters."""
+        """Put the scales into the module's full-precision parameters, and the transforms into what runs online."""
         for site, scale in self.scales:
             scale_site_(self.module, site, scale.scale(), scale.shift())
-        self._full = {name: self._parameter(name).detach().float() for name in self.weights}
+        self._full = {name: self._changed(name, self._parameter(name).detach().float()) for name in self.weights}
+        for site, transform in self.transforms:
+            online = self.module.get_submodule(f"{site.linears[0]}.{CHILD}")
+            for key, value in transform.tensors().items():
+                online.get_buffer(key).copy_(value)
         self.scales = []
 
     def full_precision(self, name: str) -> Tensor:

@@ -114,7 +114,7 @@ def test_the_runs_seed_is_the_rotations_unless_it_has_its_own():
     [
         (
             ["transform=hadamard", "transform.online=true", "save=x"],
-            "save=x: allowed only with a transform that is all",
+            "save=x: allowed only where all is in the weights",
         ),
         (["format=nf4", "bits=3"], "bits=3: nf4 stores 4 bits; allowed is 4"),
         (["method=fp8", "bits=4"], "bits=4: fp8 stores 8 bits; allowed is 8"),

@@ -3,6 +3,7 @@
 from quantbench.methods.rounding.autoround import AutoRound
 from quantbench.methods.rounding.base import Rounded, Rounding
 from quantbench.methods.rounding.efficientqat import EfficientQAT
+from quantbench.methods.rounding.flatquant import FlatQuant
 from quantbench.methods.rounding.gptaq import GPTAQ
 from quantbench.methods.rounding.gptq import GPTQ
 from quantbench.methods.rounding.hqq import HQQ
@@ -22,6 +23,7 @@ __all__ = [
     "AutoRound",
     "BlockTuner",
     "EfficientQAT",
+    "FlatQuant",
     "KQuants",
     "KeepFullPrecision",
     "OmniQuant",

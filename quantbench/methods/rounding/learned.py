@@ -12,8 +12,10 @@ from quantbench.methods.groups import grouped, ungrouped
 from quantbench.methods.range.base import weight_range
 from quantbench.methods.rounding.base import without_kept
 from quantbench.methods.rounding.straight_through import extremes, fake_quantize, shifted
-from quantbench.methods.rounding.tuner import TunableWeight
+from quantbench.methods.rounding.tuner import ParameterGroup, TunableWeight
 from quantbench.methods.stats import SiteStats
+
+_START = 4.0  # of the clipping factors' logits: sigmoid(4) = 0.982
 
 
 class LearnedRange(TunableWeight):
@@ -86,3 +88,19 @@ class LearnedRange(TunableWeight):
     def _weight_range(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         low, high = weight_range(groups.reshape(-1, groups.shape[-1]))
         return low.view(groups.shape[:2]), high.view(groups.shape[:2])
+
+
+class LearnedClipping(LearnedRange):
+    """Both ends of each group's range times a sigmoid of a learned logit (OmniQuant, arXiv 2308.13137, eq. 2)."""
+
+    def __init__(self, weight: Tensor, grid: Grid, stats: SiteStats | None, keep: Tensor | None, *, lr: float) -> None:
+        super().__init__(weight, grid, stats, keep)
+        self.lr = lr
+        self.logits = [torch.full(self.group_shape, _START, device=weight.device).requires_grad_() for _ in range(2)]
+
+    def groups(self) -> list[ParameterGroup]:
+        return [{"params": self.logits, "lr": self.lr}]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        low, high = self.logits
+        return low.sigmoid(), high.sigmoid()

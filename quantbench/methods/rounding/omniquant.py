@@ -8,11 +8,10 @@ from torch import Tensor
 
 from quantbench.formats import Format
 from quantbench.methods.grid import Grid
-from quantbench.methods.rounding.learned import LearnedRange
+from quantbench.methods.rounding.learned import LearnedClipping
 from quantbench.methods.rounding.tuner import BlockTuner, ParameterGroup, Schedule, TunableScale, TunableWeight
 from quantbench.methods.stats import SiteStats
 
-_START = 4.0  # of the clipping factors' logits: sigmoid(4) = 0.982
 _SMALLEST_SCALE = 1e-2  # the authors truncate scales there
 _SMALLEST = 1e-5
 _EPOCHS, _LOW_BITS, _LOW_BITS_EPOCHS = 20, 2, 40
@@ -78,7 +77,7 @@ class OmniQuant(BlockTuner):
     def tunable(
         self, weight: Tensor, grid: Grid, stats: SiteStats | None, *, keep: Tensor | None = None
     ) -> TunableWeight:
-        return _Clipping(weight, grid, stats, keep, lr=self.lwc_lr)
+        return LearnedClipping(weight, grid, stats, keep, lr=self.lwc_lr)
 
     def tunable_scale(
         self, weights: Sequence[Tensor], stats: SiteStats, ties: Tensor | None, *, shift: bool
@@ -88,20 +87,6 @@ class OmniQuant(BlockTuner):
         largest = torch.stack([w.abs().amax(0) for w in weights]).amax(0).clamp(min=_SMALLEST)
         start = stats.absmax.clamp(min=_SMALLEST).pow(self.alpha) / largest.pow(1 - self.alpha)
         return _EquivalentTransform(start, ties, shift=shift, lr=self.let_lr)
-
-
-class _Clipping(LearnedRange):
-    def __init__(self, weight: Tensor, grid: Grid, stats: SiteStats | None, keep: Tensor | None, *, lr: float) -> None:
-        super().__init__(weight, grid, stats, keep)
-        self.lr = lr
-        self.logits = [torch.full(self.group_shape, _START, device=weight.device).requires_grad_() for _ in range(2)]
-
-    def groups(self) -> list[ParameterGroup]:
-        return [{"params": self.logits, "lr": self.lr}]
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        low, high = self.logits
-        return low.sigmoid(), high.sigmoid()
 
 
 class _EquivalentTransform(TunableScale):

@@ -93,6 +93,18 @@ class TunableScale(Tunable):
         """[in], or None for no shift."""
 
 
+class TunableTransform(Tunable):
+    """An invertible change of basis x -> x P of the inputs [in] of a site, computed while the model runs."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What P is made of, differentiable in the parameters."""
+
+    @abstractmethod
+    def folded(self, weight: Tensor) -> Tensor:
+        """W P^-T [out, in], which gives for x P what ``weight`` W gives for x; differentiable."""
+
+
 @dataclass
 class BlockTuner(Rounding):
     """A rounding that is tuned on the output of the whole decoder block.
@@ -137,6 +149,13 @@ class BlockTuner(Rounding):
 
         weights: the linears that read it [out_i, in]; ties: int64 [in], equal for channels that must share a scale;
         shift: whether the site can take a shift.
+        """
+        return None
+
+    def tunable_transform(self, weights: Sequence[Tensor], stats: SiteStats) -> TunableTransform | None:
+        """The change of basis of a site's inputs at the start of tuning, None to leave them.
+
+        weights: the linears that read it [out_i, in].
         """
         return None
 

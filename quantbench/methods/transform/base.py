@@ -80,11 +80,6 @@ class SiteProblem:
 class Transform(Component):
     """A rewrite that leaves the full-precision function as it is and makes the weights easier to round."""
 
-    @property
-    def runs_online(self) -> bool:
-        """Whether a part of it is computed while the model runs, beside what the model's own layers compute."""
-        return False
-
 
 @dataclass
 class NoTransform(Transform):
