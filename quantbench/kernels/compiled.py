@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-OPERATIONS = ("awq", "gptq", "hadamard", "hqq", "kmeans", "linear", "rtn", "w8a8")
+OPERATIONS = ("awq", "gptq", "hadamard", "hqq", "kmeans", "linear", "rtn", "sparse", "w8a8")
 ARCHITECTURES = (80, 90)
 _ALIGNED = [["tt.divisibility", 16]]
 

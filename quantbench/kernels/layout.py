@@ -66,8 +66,8 @@ class DeviceWeight:
 
 
 def packable(bits: int, group_size: int, columns: int) -> bool:
-    """Whether codes of this width can be packed so that no word holds weights of two groups."""
-    return bits in PLANES and (group_size >= columns or group_size * min(PLANES[bits]) % WORD == 0)
+    """Whether codes of this width can be multiplied: no word of their low bits holds weights of two groups."""
+    return bits in PLANES and (group_size >= columns or group_size * PLANES[bits][0] % WORD == 0)
 
 
 def pack_words(codes: Tensor, bits: int) -> tuple[Tensor, ...]:

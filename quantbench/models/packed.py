@@ -1,6 +1,7 @@
 """The quantized linear layer in its packed execution: codes stay packed and are decoded as they are multiplied."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from quantbench.formats.gguf import GGUFFormat
 from quantbench.formats.scaled import ScaledTable
 from quantbench.kernels.layout import PLANES, DeviceWeight, pack_words, packable
 from quantbench.kernels.linear import dequantize, packed_linear
+from quantbench.kernels.sparse import add_sparse
 from quantbench.methods.activation import InputQuantizer
 from quantbench.models.linear import QuantLinear, read
 from quantbench.models.w8a8 import W8A8Linear, multiplies_in_8_bits
 
 _NARROW = (torch.float16, torch.bfloat16)
+_LAST_BIT = 2.0**-22
 
 
 def check_packable(format: Format, columns: int) -> None:
@@ -33,22 +36,21 @@ def check_packable(format: Format, columns: int) -> None:
     if not packable(format.bits, size, columns):
         raise ValueError(
             f"{execution}: group_size={size} at bits={format.bits} would share words between groups; allowed are whole "
-            f"rows and multiples of {32 // min(PLANES[format.bits])}"
+            f"rows and multiples of {32 // PLANES[format.bits][0]}"
         )
 
 
 def device_weight(quantized: QuantizedWeight) -> tuple[DeviceWeight, Tensor | None]:
-    """A quantized matrix as kernels read it, and the order of its columns there where it is not their own.
+    """A quantized matrix, without what is kept apart, as kernels read it.
 
-    Columns are sorted by group, so that those of a group are neighbours (act-order without static groups).
+    The second part is the order of its columns there, where it is not their own: sorted by group, so that those of a
+    group are neighbours (act-order without static groups).
 
     Raises:
-        ValueError: the format has no packed execution, or weights are kept apart in 16 bits.
+        ValueError: the format has no packed execution.
     """
     format, columns = quantized.format, quantized.shape[1]
     check_packable(format, columns)
-    if quantized.outliers is not None:
-        raise ValueError("evaluation.execution=packed: allowed only where no weights are kept apart in 16 bits")
     size, codes, order = format.group_size or columns, quantized.codes, None
     if quantized.group_index is not None:
         order = torch.argsort(quantized.group_index, stable=True)
@@ -86,14 +88,31 @@ def _narrowed(values: Tensor) -> Tensor:
     return next((short for dtype in _NARROW if torch.equal((short := values.to(dtype)).float(), values)), values)
 
 
+def kept_apart(quantized: QuantizedWeight) -> dict[str, Tensor]:
+    """What kept weights are beside what their codes stand for, in compressed rows; nothing where none are kept."""
+    if quantized.outliers is None:
+        return {}
+    stored, index = quantized.outliers.pack(), quantized.outliers.index
+    coded = replace(quantized, outliers=None).dequantize().flatten()[index]
+    return {
+        "kept_rows": stored["outlier_rows"],
+        "kept_columns": stored["outlier_columns"].to(torch.int32),
+        "kept_values": quantized.outliers.value - coded,
+    }
+
+
 class PackedLinear(nn.Module):
     """y = x W^T + b with W packed in memory, for the layer that ``quantized`` takes the place of.
 
-    ``quantized`` stays on the host: it is what is counted and exported. inputs: what fake-quantizes x before.
+    ``quantized`` stays on the host: it is what is counted and exported. inputs: what fake-quantizes x before. Weights
+    that are kept apart are added to what their codes stand for, in compressed rows.
     """
 
     order: Tensor | None
     scale: Tensor
+    kept_rows: Tensor
+    kept_columns: Tensor
+    kept_values: Tensor
 
     def __init__(
         self,
@@ -111,6 +130,8 @@ class PackedLinear(nn.Module):
         for name, tensor in self._weight.tensors.items():
             self.register_buffer(name, tensor)
         self.register_buffer("order", None if order is None else order.to(torch.int32))
+        for name, tensor in kept_apart(quantized if device is None else quantized.to(device)).items():
+            self.register_buffer(name, tensor)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @property
@@ -121,14 +142,19 @@ class PackedLinear(nn.Module):
     def decoded(self) -> Tensor:
         """W, fp32 [out, in], its columns where they were."""
         weight = dequantize(self.weight_on_device, torch.float32).T
-        return weight if self.order is None else weight[:, torch.argsort(self.order)]
+        weight = weight if self.order is None else weight[:, torch.argsort(self.order)]
+        if self.quantized.outliers is None:
+            return weight
+        rows = torch.arange(len(weight), device=weight.device).repeat_interleave(self.kept_rows.diff())
+        return weight.index_put((rows, self.kept_columns.long()), self.kept_values, accumulate=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         x = read(x, self.inputs)
-        if self.order is not None:
-            x = x.index_select(-1, self.order)
-        y = packed_linear(x, self.weight_on_device)
+        ordered = x if self.order is None else x.index_select(-1, self.order)
+        y = packed_linear(ordered, self.weight_on_device)
+        if self.quantized.outliers is not None:
+            y = add_sparse(y, x, self.kept_rows, self.kept_columns, self.kept_values)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
@@ -166,7 +192,9 @@ def check_packed_weights(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, PackedLinear | W8A8Linear):
             expected = layer.quantized.to(layer.scale.device).dequantize()
-            if not torch.equal(layer.decoded(), expected):
+            # the sum of two parts of a kept weight may be off by the last bit of the larger
+            slack = 0.0 if layer.quantized.outliers is None else _LAST_BIT * float(expected.abs().max())
+            if bool(((layer.decoded() - expected).abs() > slack).any()):
                 raise QuantizationError(f"{name}: its packed weights are not those that its codes stand for")
 
 

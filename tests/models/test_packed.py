@@ -1,13 +1,11 @@
 """Packed execution: the layer computes with exactly the weights that were scored, and takes the bytes it says."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
 from quantbench.errors import QuantizationError
-from quantbench.formats import LUT, Format, IntBilevel, IntFormat, Outliers
+from quantbench.formats import LUT, Format, IntBilevel, IntFormat
 from quantbench.formats.gguf import GGUFFormat
 from quantbench.kernels.linear import dequantize
 from quantbench.methods.allocation import Uniform
@@ -25,7 +23,6 @@ from quantbench.models.walk import quantize
 from tests.formats.options import OPTIONS, format_of
 from tests.models import tiny
 
-NOT_PACKED = {"int_bilevel", "q3_k"}  # groups of 16 codes of 1 bit do not fill a word
 INTEGERS = {
     "w2-g32": IntFormat(bits=2, group_size=32),
     "w3-ragged": IntFormat(bits=3, group_size=64),
@@ -39,7 +36,7 @@ INTEGERS = {
 FORMATS = (
     INTEGERS
     | {"w3-bilevel-g32": IntBilevel(bits=3, group_size=32), "lut-g40": LUT(bits=8, group_size=40)}
-    | {option: format_of(option) for option in OPTIONS if option not in NOT_PACKED}
+    | {option: format_of(option) for option in OPTIONS}
 )
 
 
@@ -117,7 +114,7 @@ def test_the_operator_is_one_that_torch_compiles():
         (Other(), 64, "Other has none; allowed are the package's own formats"),
         (IntFormat(bits=7, group_size=32), 64, "bits=7 has none; allowed are 1, 2, 3, 4, 5, 6, 8"),
         (IntFormat(bits=4, group_size=12), 64, "group_size=12 at bits=4 would share words between groups"),
-        (IntBilevel(bits=3, group_size=16), 64, "multiples of 32"),
+        (IntBilevel(bits=3, group_size=8), 64, "multiples of 16"),
     ],
 )
 def test_a_format_without_packed_execution_says_so_in_one_line(format, columns, message):
@@ -127,12 +124,33 @@ def test_a_format_without_packed_execution_says_so_in_one_line(format, columns, 
     assert "\n" not in str(error.value)
 
 
-def test_weights_kept_apart_are_refused():
-    weight = quantized(INTEGERS["w4-sym-row"])
-    mask = torch.zeros(weight.shape, dtype=torch.bool)
-    mask[0, 0] = True
-    with pytest.raises(ValueError, match="allowed only where no weights are kept apart"):
-        PackedLinear(replace(weight, outliers=Outliers.of(torch.ones(weight.shape), mask)), None)
+@pytest.mark.parametrize("name", ["w3-ragged", "w4-real-zero", "w3-bilevel-g32", "nf4", "binary"])
+def test_weights_kept_apart_are_added(name):
+    weight = torch.randn(40, 160, generator=torch.Generator().manual_seed(0))
+    grid = Grid(FORMATS[name], MinMax())
+    fake, packed = layers(RTN().round(weight, grid, None, keep=weight.abs() > 1.9).weight)
+    check_packed_weights(packed)
+    assert torch.allclose(packed.decoded(), fake.weight, atol=1e-6)
+    x = torch.randn(2, 3, 160)
+    assert torch.allclose(packed(x), fake(x), atol=1e-4, rtol=1e-5)
+    apart = (packed(x), x, packed.kept_rows, packed.kept_columns, packed.kept_values)
+    torch.library.opcheck(torch.ops.quantbench.add_sparse.default, apart)
+    torch.compiler.reset()  # it compiles one forward a few times at most
+    assert torch.equal(torch.compile(packed, backend="aot_eager", fullgraph=True)(x), packed(x))
+    packed.kept_values[3] += 0.01
+    with pytest.raises(QuantizationError, match="are not those that its codes stand for"):
+        check_packed_weights(packed)
+
+
+def test_columns_in_another_order_do_not_move_what_is_kept():
+    stats = SiteStats.empty(96)
+    stats.update(torch.randn(300, 96) * torch.exp(torch.randn(96)))
+    weight, grid = torch.randn(24, 96), Grid(IntFormat(bits=4, group_size=32), MinMax())
+    fake, packed = layers(GPTQ(act_order=True).round(weight, grid, stats, keep=weight.abs() > 1.5).weight)
+    assert packed.order is not None
+    check_packed_weights(packed)
+    x = torch.randn(5, 96)
+    assert torch.allclose(packed(x), fake(x), atol=1e-4, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -162,13 +180,6 @@ def test_a_model_with_a_weight_that_cannot_be_packed_is_left_as_it_was():
     with pytest.raises(QuantizationError, match=r"q_proj: evaluation\.execution=packed: group_size=12"):
         apply_result(model, result, execution="packed")
     assert all(isinstance(model.get_submodule(name), nn.Linear) for name in result.weights)
-
-
-def test_every_format_is_either_packed_or_refused():
-    for option in NOT_PACKED:
-        with pytest.raises(ValueError, match=r"has none; allowed are|multiples of 32"):
-            check_packable(format_of(option), 256)
-    assert set(FORMATS) | NOT_PACKED >= set(OPTIONS)
 
 
 def test_packed_weights_that_were_damaged_are_noticed():

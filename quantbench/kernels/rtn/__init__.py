@@ -5,7 +5,7 @@ from torch import Tensor
 
 from quantbench.formats import GroupParams, IntFormat
 from quantbench.kernels.dispatch import use_triton
-from quantbench.kernels.layout import DeviceWeight, packable
+from quantbench.kernels.layout import PLANES, WORD, DeviceWeight
 from quantbench.kernels.rtn import reference
 
 
@@ -29,7 +29,9 @@ def quantize_packed(weight: Tensor, format: IntFormat) -> DeviceWeight:
         ValueError: words would hold weights of two groups, or zero-points are no codes.
     """
     columns = weight.shape[1]
-    if format.real_zero_point or not packable(format.bits, format.group_size or columns, columns):
+    size, widths = format.group_size or columns, PLANES.get(format.bits)
+    fills_words = widths is not None and (size >= columns or size * min(widths) % WORD == 0)
+    if format.real_zero_point or not fills_words:  # a program writes the words of its group
         raise ValueError(
             f"bits={format.bits}, group_size={format.group_size}, zero_point_dtype={format.zero_point_dtype}: allowed "
             "are 2 to 6 and 8 bits in groups that fill words (multiples of 32 always do), and integer zero-points"

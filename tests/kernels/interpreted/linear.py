@@ -92,6 +92,7 @@ LAYERS = {
     "lut-g32": LUT(bits=3, group_size=32),
     "q4_1": Q4_1(),
     "q5_0": Q5_0(),
+    "w3-g16": IntFormat(bits=3, group_size=16),
 }
 
 
