@@ -17,6 +17,7 @@ from quantbench.sweep import run_sweep
 from tests.models import tiny
 
 QUICK = {"autoround": ["rounding.iterations=2"], "omniquant": ["rounding.epochs=1"], "os_plus": ["transform.steps=3"]}
+QUICK |= {"flatquant": ["rounding.epochs=1"]}
 PRESETS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml") if path.stem != "fp16")
 
 
@@ -49,6 +50,9 @@ def test_weights_of_every_preset_are_those_of_a_walk_of_its_own(model, names):
             packed, other = weight.pack().tensors, fused.weights[linear].pack().tensors
             assert packed.keys() == other.keys(), (name, linear)
             assert all(torch.equal(tensor, other[key]) for key, tensor in packed.items()), (name, linear)
+        assert alone.online.keys() == fused.online.keys(), name
+        for linear, module in alone.online.items():
+            assert all(torch.equal(t, fused.online[linear].get_buffer(key)) for key, t in module.named_buffers()), name
         assert alone.parameters.keys() == fused.parameters.keys(), name
         assert all(torch.equal(value, fused.parameters[key]) for key, value in alone.parameters.items()), name
 

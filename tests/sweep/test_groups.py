@@ -41,3 +41,8 @@ def test_equal_rotations_go_together_and_come_last_for_their_model():
     assert names(grouped(sweep)) == ["23", "04", "15"]
     others = jobs("method=rtn", model="other")
     assert names(grouped([*sweep, *others])) == ["23", "04", "15", "0"]
+
+
+def test_learned_rotations_are_of_what_is_quantized_at_run_time():
+    sweep = jobs("method=spinquant", "activation=int4_token,int8_token", "rounding=rtn,gptq")
+    assert names(grouped(sweep)) == ["01", "23"]
