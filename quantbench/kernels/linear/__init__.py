@@ -22,6 +22,8 @@ def packed_linear(x: Tensor, weight: DeviceWeight) -> Tensor:
     :func:`dequantize` (decoded in fp32, then rounded to the dtype of x), but for single rows on a GPU, whose weights
     are not rounded at all.
     """
+    if not torch.compiler.is_compiling():  # an operator takes longer to reach than small products take
+        return _multiplied(x, weight)
     zero = weight.zero if isinstance(weight.zero, Tensor) else None
     constant = 0.0 if isinstance(weight.zero, Tensor) else weight.zero
     columns, bits, group = weight.shape[1], weight.bits, weight.group_size
@@ -55,15 +57,7 @@ def _packed_linear(
     shape = (scale.shape[1], columns)
     subtracted = constant if zero is None else zero
     weight = DeviceWeight(shape, bits, group_size, tuple(planes), scale, subtracted, table, minimum)
-    rows = x.reshape(-1, columns)
-    if use_triton(x):
-        from quantbench.kernels.linear import triton
-
-        with torch.cuda.device_of(x):
-            product = triton.packed_linear(rows, weight)
-    else:
-        product = reference.packed_linear(rows, weight)
-    return product.view(*x.shape[:-1], shape[0])
+    return _multiplied(x, weight)
 
 
 @_packed_linear.register_fake
@@ -80,3 +74,15 @@ def _(
     minimum: bool,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], scale.shape[1])
+
+
+def _multiplied(x: Tensor, weight: DeviceWeight) -> Tensor:
+    rows = x.reshape(-1, weight.shape[1])
+    if use_triton(x):
+        from quantbench.kernels.linear import triton
+
+        with torch.cuda.device_of(x):
+            product = triton.packed_linear(rows, weight)
+    else:
+        product = reference.packed_linear(rows, weight)
+    return product.view(*x.shape[:-1], weight.shape[0])

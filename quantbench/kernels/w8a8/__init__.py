@@ -107,6 +107,8 @@ def w8a8_linear(
     Products of int8 are exact; their sum is rounded to fp32, scaled, and rounded to the dtype of x. Sums of e4m3 are
     fp32's; a result in bfloat16 is rounded by the product itself.
     """
+    if not torch.compiler.is_compiling():  # an operator takes longer to reach than small products take
+        return _multiplied(x, weight, format, params, clip)
     float8 = isinstance(format, FP8)
     symmetric, narrow = (True, False) if isinstance(format, FP8) else (format.symmetric, format.narrow_range)
     scale, zero = (None, None) if params is None else (params.scale, params.zero_point)
@@ -132,17 +134,13 @@ def _w8a8_linear(
     scale_dtype: str,
     clip: float,
 ) -> Tensor:
-    rows, width = x.reshape(-1, x.shape[-1]), codes.shape[1]
     params = None if input_scale is None or input_zero is None else GroupParams(input_scale, input_zero)
     if float8:
         codes = codes.view(torch.float8_e4m3fn)
         format: IntFormat | FP8 = FP8(scale_dtype=scale_dtype)
     else:
         format = IntFormat(bits, None, symmetric=symmetric, narrow_range=narrow, scale_dtype=scale_dtype)
-    weight = ByteWeight((out, rows.shape[1]), codes, scale, zero, sums)
-    tokens = quantize_tokens(rows, format, params, clip=clip, width=width)
-    product = (_fp8 if float8 else _int8)(tokens, weight, x.dtype)
-    return product.view(*x.shape[:-1], out)
+    return _multiplied(x, ByteWeight((out, x.shape[-1]), codes, scale, zero, sums), format, params, clip)
 
 
 @_w8a8_linear.register_fake
@@ -163,6 +161,15 @@ def _(
     clip: float,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], out)
+
+
+def _multiplied(
+    x: Tensor, weight: ByteWeight, format: IntFormat | FP8, params: GroupParams | None, clip: float
+) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    tokens = quantize_tokens(rows, format, params, clip=clip, width=weight.codes.shape[1])
+    product = (_fp8 if isinstance(format, FP8) else _int8)(tokens, weight, x.dtype)
+    return product.view(*x.shape[:-1], weight.shape[0])
 
 
 def _int8(tokens: Tokens, weight: ByteWeight, dtype: torch.dtype) -> Tensor:

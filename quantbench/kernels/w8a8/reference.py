@@ -43,5 +43,9 @@ def rescaled(
     """[m, n] in ``dtype`` from the product of codes, int32 [m, at least n]:
     sum (x - zx)(w - zw) = sum x w - zx sum w - zw sum x + k zx zw."""
     n, k = weight.shape
-    moved = product[:, :n] - zero[:, None] * weight.sums - (sums[:, None] - k * zero[:, None]) * weight.zero
-    return (moved.float() * scale[:, None] * weight.scale).to(dtype)
+    moved = product[:, :n]
+    if bool(zero.any()):
+        moved = moved - zero[:, None] * weight.sums
+    if bool(weight.zero.any()):
+        moved = moved - (sums - k * zero)[:, None] * weight.zero
+    return (moved.float() * scale[:, None]).mul_(weight.scale).to(dtype)
