@@ -10,6 +10,7 @@ import math
 import platform
 import re
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
@@ -24,7 +25,7 @@ from torch import Tensor
 from quantbench.arguments import ArgumentParser
 from quantbench.bench import w8a8_cases
 from quantbench.bench.kernel_cases import Case, cases
-from quantbench.bench.race import Call, buffers_past_cache, race, timed
+from quantbench.bench.race import Call, Clock, buffers_past_cache, race, timed
 from quantbench.errors import InputError
 from quantbench.processor import processor_name
 
@@ -33,6 +34,7 @@ compilation, apart), and what share of this machine's copy bandwidth or matmul p
 the cache. A time is reported only for a result that is right."""
 _SIZES = {"cuda": (4096, 8192), "cpu": (1024,)}
 _ROWS = {"cuda": (1, 4, 16, 64, 128, 2048), "cpu": (1, 4, 16, 64, 256)}
+_CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 _COPY_BYTES = {"cuda": 2**29, "cpu": 2**26}
 
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     if args.registers:
         return _print_registers()
     device = torch.device(args.device)
-    ceilings = _ceilings(device, args.repeats)
+    ceilings = _ceilings(device, args.repeats, _CLOCKS[args.clock])
     sys.stdout.write(f"{machine(device)['name']}: copy {ceilings['bandwidth'] / 1e9:.0f} GB/s, matmul "
                      f"{ceilings['compute'] / 1e12:.2f} TFLOP/s\n")  # fmt: skip
     results = []
@@ -60,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         found = {
-            "machine": machine(device), "date": date.today().isoformat(), "ceilings": ceilings,
+            "machine": machine(device), "date": date.today().isoformat(), "clock": args.clock, "ceilings": ceilings,
             "crossovers": crossovers, "cases": results,
         }  # fmt: skip
         args.output.write_text(json.dumps(found, indent=1) + "\n")
@@ -76,6 +78,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", help="square matrices of so many rows (multiples of 128)")
     parser.add_argument("--rows", type=int, nargs="+", help="rows of the inputs of linear layers")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="cases with such a word in their name")
+    clocks = "processor: its seconds, for one thread on a machine that others use, too (%(default)s)"
+    parser.add_argument("--clock", choices=tuple(_CLOCKS), default="wall", help=clocks)
     parser.add_argument("--repeats", type=int, default=20, help="turns that count")
     parser.add_argument("--warmups", type=int, default=5, help="turns before")
     parser.add_argument("--registers", action="store_true", help="compile for sm_80 and sm_90 instead; needs no GPU")
@@ -83,6 +87,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.device == "cuda" and found == "cpu":
         raise InputError("--device cuda: torch finds no GPU here; allowed is cpu")
+    if args.clock == "processor" and (args.device == "cuda" or torch.get_num_threads() > 1):
+        raise InputError("--clock processor: allowed on a processor with one thread (OMP_NUM_THREADS=1)")
     if args.repeats < 1 or args.warmups < 0:
         raise InputError("--repeats: at least 1; --warmups: at least 0")
     for size in args.sizes or ():
@@ -95,13 +101,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _measured(case: Case, device: torch.device, ceilings: dict[str, float], args: argparse.Namespace) -> dict[str, Any]:
     """Errors first; then the times of those whose result is right."""
-    expected = case.expected()
+    expected, clock = case.expected(), _CLOCKS[args.clock]
     ready: dict[str, list[Call]] = {}
     found: dict[str, dict[str, Any]] = {}
     for name, entry in case.entries.items():
         try:
             calls = [entry.make(index) for index in range(case.copies)]
-            result, cold = timed(calls[0], device)  # compilation included, where no case before has done it
+            result, cold = timed(calls[0], device, clock)  # compilation included, where no case before has done it
         except Exception as reason:  # a rival may fail in any way where it is missing or does not fit
             if name == "ours":
                 raise
@@ -114,7 +120,8 @@ def _measured(case: Case, device: torch.device, ceilings: dict[str, float], args
         else:
             found[name]["wrong"] = f"relative error above {entry.tolerance:g}"
     eager = {name for name, entry in case.entries.items() if entry.eager}
-    for name, timing in race(ready, device, repeats=args.repeats, warmups=args.warmups, eager=eager).items():
+    timings = race(ready, device, repeats=args.repeats, warmups=args.warmups, eager=eager, clock=clock)
+    for name, timing in timings.items():
         work = case.nbytes if case.unit == "bandwidth" else case.flops
         reached = work / timing.median
         found[name] |= asdict(timing) | {"reached": reached, "share": reached / ceilings[case.unit]}
@@ -168,7 +175,7 @@ def _crossover_line(kind: str, reached: dict[str, int]) -> str:
     return f"{kind}: faster than dense: {said}\n"
 
 
-def _ceilings(device: torch.device, repeats: int) -> dict[str, float]:
+def _ceilings(device: torch.device, repeats: int, clock: Clock) -> dict[str, float]:
     """Bytes a second of a copy (read and written), and FLOP/s of a product in the dtype that models run in."""
     nbytes = _COPY_BYTES[device.type]
     sources = [torch.zeros(nbytes, dtype=torch.uint8, device=device) for _ in range(2)]
@@ -176,7 +183,7 @@ def _ceilings(device: torch.device, repeats: int) -> dict[str, float]:
     side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     copies: list[Call] = [lambda source=source: target.copy_(source) for source in sources]  # type: ignore[misc]
-    found = race({"copy": copies, "product": [lambda: a @ b]}, device, repeats=repeats, warmups=3)
+    found = race({"copy": copies, "product": [lambda: a @ b]}, device, repeats=repeats, warmups=3, clock=clock)
     return {"bandwidth": 2 * nbytes / found["copy"].median, "compute": 2 * side**3 / found["product"].median}
 
 

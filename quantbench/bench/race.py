@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Call = Callable[[], Tensor]
+Clock = Callable[[], float]
 _LEAST_CACHE = 32 * 2**20  # bytes to rotate past where the device does not say how large its cache is
 _MOST_BUFFERS = 16
 _SLEEP_CYCLES = 2_000_000  # about a millisecond, in which the calls behind it are queued
@@ -30,13 +31,14 @@ def race(
     repeats: int,
     warmups: int,
     eager: Collection[str] = (),
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time contenders in turns. Each brings one call for each set of buffers; a turn makes all of them.
 
     On CUDA a turn is one replay of a graph of the calls, so what the host does between them is not counted; calls that
     cannot be captured are queued behind a sleep instead; the ``eager`` are timed by the clock, host and all.
     """
-    turns = {name: _turn(calls, device, eager=name in eager) for name, calls in contenders.items()}
+    turns = {name: _turn(calls, device, name in eager, clock) for name, calls in contenders.items()}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(warmups + repeats):
         for name, turn in turns.items():
@@ -61,19 +63,19 @@ def _spread(samples: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(samples), fifths[0], fifths[3]
 
 
-def timed(call: Call, device: torch.device) -> tuple[Tensor, float]:
+def timed(call: Call, device: torch.device, clock: Clock = time.perf_counter) -> tuple[Tensor, float]:
     """A result and the seconds by the clock until it is there."""
-    start = time.perf_counter()
+    start = clock()
     result = call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return result, time.perf_counter() - start
+    return result, clock() - start
 
 
-def _turn(calls: Sequence[Call], device: torch.device, *, eager: bool) -> Callable[[], float]:
+def _turn(calls: Sequence[Call], device: torch.device, eager: bool, clock: Clock) -> Callable[[], float]:
     """A function that makes all calls once and returns the seconds of one."""
     if eager or device.type != "cuda":
-        return lambda: sum(timed(call, device)[1] for call in calls) / len(calls)
+        return lambda: sum(timed(call, device, clock)[1] for call in calls) / len(calls)
     for call in calls:
         call()
     torch.cuda.synchronize(device)

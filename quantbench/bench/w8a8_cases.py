@@ -62,7 +62,7 @@ def _linear(device: torch.device, size: int, name: str, format: IntFormat | FP8,
         entries["dense bfloat16"] = Entry(lambda i: lambda: dense_linear(x.bfloat16(), short[i]), 0.05)
     if name == "int8":
         entries["torch, unfused"] = Entry(lambda i: rivals.int8_by_int8(quantized[i], x), 0.01)
-        entries["onednn qlinear"] = Entry(lambda i: rivals.onednn_int8(quantized[i], x), 0.01)
+        entries["onednn qlinear"] = Entry(lambda i: rivals.onednn_int8(quantized[i], x), 0.05)
     else:
         entries["torch, unfused"] = Entry(lambda i: rivals.fp8_by_fp8(quantized[i], x), 0.01)
 

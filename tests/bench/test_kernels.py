@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -85,6 +86,17 @@ def test_our_own_failure_is_not_a_line(monkeypatch):
         main([*QUICK, "--only", "linear w4", "--rows", "2"])
 
 
+def test_the_processors_seconds_do_not_count_waiting(tmp_path):
+    slept = race({"sleep": [lambda: time.sleep(0.02) or torch.zeros(1)]}, CPU, repeats=2, warmups=0)
+    busy = race(
+        {"sleep": [lambda: time.sleep(0.02) or torch.zeros(1)]}, CPU, repeats=2, warmups=0, clock=time.process_time
+    )
+    assert busy["sleep"].median < 0.01 < slept["sleep"].median
+    path = tmp_path / "kernels.json"
+    assert main([*QUICK, "--only", "linear w3", "--rows", "1", "--clock", "processor", "-o", str(path)]) == 0
+    assert json.loads(path.read_text())["clock"] == "processor"
+
+
 def test_turns_are_interleaved_and_the_first_call_counts_apart():
     seen = []
 
@@ -135,10 +147,11 @@ def test_registers_are_printed_without_a_gpu(capsys, monkeypatch):
         (["--repeats", "0"], "--repeats: at least 1"),
         (["--only", "nothing"], "--only nothing: no case has such a name"),
         (["--device", "tpu"], "invalid choice"),
+        (["--clock", "sun"], "invalid choice"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, message, monkeypatch):
-    monkeypatch.setattr(kernels, "_ceilings", lambda device, repeats: {"bandwidth": 1.0, "compute": 1.0})
+    monkeypatch.setattr(kernels, "_ceilings", lambda device, repeats, clock: {"bandwidth": 1.0, "compute": 1.0})
     monkeypatch.setattr(kernels, "cases", lambda *_: [])
     monkeypatch.setattr(kernels.w8a8_cases, "cases", lambda *_: [])
     with pytest.raises(InputError) as error:

