@@ -121,8 +121,8 @@ def _facts(inspection: Inspection) -> list[tuple[str, str]]:
     subject = inspection.subject
     amount = f"{subject['num_samples']} x {subject['seqlen']} tokens, statistics {subject['statistics']}"
     facts = [("calibration", f"{subject['calibration']} {amount}")]
-    stage = AFTER if inspection.transformed else BEFORE
-    facts += [(f"outliers {stage}", line) for line in _outliers(inspection, stage)]
+    for stage in (BEFORE, AFTER) if inspection.transformed else (BEFORE,):
+        facts += [(f"outliers {stage}", line) for line in _outliers(inspection, stage)]
     costs = [row.kl or 0.0 for row in _costliest(inspection, "kl")]
     if costs:
         half = next(count for count in range(1, len(costs) + 1) if 2 * sum(costs[:count]) >= sum(costs))

@@ -42,8 +42,10 @@ def test_the_linears_that_cost_most_come_first():
     assert "linears that cost most" not in shown(inspection(), top=0)
 
 
-def test_outlier_channels_are_those_that_the_quantizer_sees():
-    assert "no channel of any input exceeds 6 times the median channel" in shown(inspection())
+def test_outlier_channels_are_told_before_and_after_the_transform():
+    text = shown(inspection())
+    assert "outliers after   no channel of any input exceeds 6 times the median channel" in text
+    assert text.count("outliers before  input of") == 3
     text = shown(inspection(transformed=False))
     said = "input of 11.mlp.down_proj: channel 7 is 41 x the median, 2 of 64 channels over 6 x, 1 over 20 x; "
     assert said + "the largest token is 5.5 x the median" in text
