@@ -17,8 +17,11 @@ def describe(rows: Sequence[Row]) -> str:
     row = rows[0]
     if row["bits"] is None:
         return f"{row['method']}, full precision"
-    group = "whole row" if row["group_size"] is None else f"group {row['group_size']}"
-    parts = [row["method"], f"{row['format']} {row['bits']} bit", group, row["variant"]]
+    if row["rounding"] == "none":
+        parts = [row["method"], "weights in full precision", row["variant"]]
+    else:
+        group = "whole row" if row["group_size"] is None else f"group {row['group_size']}"
+        parts = [row["method"], f"{row['format']} {row['bits']} bit", group, row["variant"]]
     seeds = sorted({other["seed"] for other in rows})
     parts.append(f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else "")
     return ", ".join(filter(None, parts))
@@ -27,10 +30,16 @@ def describe(rows: Sequence[Row]) -> str:
 def named(a: Row, b: Row) -> tuple[str, str]:
     """The shortest names that tell A and B apart."""
     for fields in _NAMING:
-        names = tuple(" ".join(filter(None, (_word(row, field) for field in fields))) for row in (a, b))
+        names = _name(a, fields), _name(b, fields)
         if names[0] != names[1]:
-            return names[0], names[1]
+            return names
     return "A", "B"
+
+
+def _name(row: Row, fields: Sequence[str]) -> str:
+    if row["rounding"] == "none":  # the others are of weights, which stay as they are
+        fields = ("method", "variant")
+    return " ".join(filter(None, (_word(row, field) for field in fields)))
 
 
 def sentence(

@@ -53,6 +53,18 @@ def test_a_real_difference_is_told_with_its_evidence(runs):
     assert line.endswith(" - real")
 
 
+def test_runs_that_leave_the_weights_are_not_named_by_the_weights_bits(runs):
+    stays = {"rounding": "none", "bits": 16, "group_size": None, "kv_bits": 4}
+    kv4 = records.uncalibrated(run_id="kv4-a", method="kv4", kv_cache="int4", **stays)
+    other = replace(kv4, run_id="kv4-b", variant="kv_cache.rotate=true")
+    runs.add(kv4, sampled.perplexity(0.03)).add(other, sampled.perplexity(0.06, noise=1))
+    out = runs.compare("kv4-a", "kv4-b")
+    assert out.startswith(
+        "A: kv4, weights in full precision, run kv4-a\nB: kv4, weights in full precision, kv_cache.rotate"
+    )
+    assert "perplexity on text: kv4 is better than kv4 kv_cache.rotate=true: " in out
+
+
 def test_errors_of_layers_and_loss_curves_are_not_compared_and_correct_no_p_value(runs):
     without = runs.compare("gptq", "rtn")
     gptq, curve = records.identity(run_id="gptq-a"), curve_measurements([2.0, 1.0])
