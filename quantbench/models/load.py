@@ -82,11 +82,11 @@ class WorldModel(Model):
     intermediate_size: int = 128
     num_layers: int = 3
     num_heads: int = 4
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 4
     seqlen: int = 256
     lr: float = 4e-3
-    warmup: int = 50
+    warmup: int = 30
     decay: float = 0.4
     weight_decay: float = 0.05
     seed: int = 0

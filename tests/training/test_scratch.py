@@ -202,7 +202,7 @@ def test_a_model_that_is_not_trained_yet_is_said_to_be_missing():
         load(WorldModel("float32", seed=7), "auto")
 
 
-@pytest.mark.parametrize("options", [{"hidden_size": 30}, {"steps": 0}, {"lr": -1.0}, {"decay": 0.0}, {"warmup": 501}])
+@pytest.mark.parametrize("options", [{"hidden_size": 30}, {"steps": 0}, {"lr": -1.0}, {"decay": 0.0}, {"warmup": 301}])
 def test_wrong_settings_are_named(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"model.{name}="):
