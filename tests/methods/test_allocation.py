@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quantbench.formats import IntBilevel, IntFormat
-from quantbench.methods.allocation import DenseSparse, Keep, SpQR
+from quantbench.methods.allocation import DenseSparse, Keep, OutlierColumns, SpQR
 from quantbench.methods.allocation.spqr import leave_one_out
 from quantbench.methods.grid import Grid
 from quantbench.methods.range import MinMax
@@ -231,3 +231,19 @@ def test_data_is_asked_for_only_where_the_criterion_looks_at_it(criterion, calib
 def test_out_of_range_hyperparameters_are_refused(build):
     with pytest.raises(ValueError, match="allowed are"):
         build()
+
+
+def test_columns_that_read_outliers_stay_and_do_not_widen_the_range_of_the_others():
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = torch.randn(200, 32, generator=generator), torch.randn(8, 32, generator=generator)
+    inputs[17, 5], inputs[40, 9], weight[:, 5] = -6.0, 5.99, 50.0
+    stats = SiteStats.empty(32)
+    stats.update(inputs)
+    grid = Grid(IntFormat(bits=8, group_size=None, symmetric=True, narrow_range=True, scale_dtype="float32"), MinMax())
+    kept = OutlierColumns().keep(weight, grid, stats)
+    assert kept.mask[0].nonzero()[:, 0].tolist() == [5]
+    rounded = RTN().round(weight, grid, stats, keep=kept.mask).weight
+    others = [column for column in range(32) if column != 5]
+    torch.testing.assert_close(rounded.scale[:, 0], weight[:, others].abs().amax(1) / 127)
+    assert torch.equal(rounded.dequantize()[:, 5], weight[:, 5])
+    assert OutlierColumns().keep(weight, grid, SiteStats.empty(32)).mask is None

@@ -14,31 +14,37 @@ from quantbench.methods.histogram import Histogram
 class DecomposedQuantizer(InputQuantizer):
     """Channels where any token of the sequence reaches ``threshold`` stay; the others are rounded by ``rest``.
 
-    The outliers themselves do not count for a token's range, other values of their channels do (bitsandbytes).
+    A token's range is that of its values in the other channels; not ``whole_channels``: of all its values below the
+    threshold.
     """
 
     rest: DynamicQuantizer
     threshold: float
+    whole_channels: bool = True
 
     def outlier_channels(self, x: Tensor) -> Tensor:
         """bool [..., 1, in] for x [..., tokens, in]."""
         return (x.abs() >= self.threshold).any(-2, keepdim=True)
 
     def __call__(self, x: Tensor) -> Tensor:
-        rounded = self.rest(x.masked_fill(x.abs() >= self.threshold, 0))
-        return torch.where(self.outlier_channels(x), x, rounded)
+        kept = self.outlier_channels(x)
+        rounded = self.rest(x.masked_fill(kept if self.whole_channels else x.abs() >= self.threshold, 0))
+        return torch.where(kept, x, rounded)
 
 
 @dataclass
 class LLMInt8(QuantizedInputs):
-    """Mixed-precision decomposition (Dettmers et al., arXiv 2208.07339, section 3.2), as bitsandbytes computes it.
+    """Mixed-precision decomposition (Dettmers et al., arXiv 2208.07339, section 3.2).
 
     threshold: magnitude from which a value is an outlier. Channels are chosen anew for each sequence, from the tokens
-    that are computed together. Weights are what the other axes make of them, in the outliers' channels too: the
-    library's default once a model is loaded in 8 bits, while the paper keeps those columns in 16.
+    that are computed together. Weights are what the other axes make of them: with ``allocation=outlier_columns`` those
+    of outlier channels stay in 16 bits as in the paper, otherwise they are codes, as where bitsandbytes loads a model.
+    whole_channels: a token's range is that of the channels that are rounded (eq. 8); false: values below the threshold
+    in other channels count too (bitsandbytes).
     """
 
     threshold: float = 6.0
+    whole_channels: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,4 +54,4 @@ class LLMInt8(QuantizedInputs):
     def quantizer(self, name: str, role: str, seen: Histogram | None = None) -> InputQuantizer | None:
         if not self.acts_on(name, role):
             return None
-        return DecomposedQuantizer(DynamicQuantizer(self.format()), self.threshold)
+        return DecomposedQuantizer(DynamicQuantizer(self.format()), self.threshold, self.whole_channels)

@@ -17,7 +17,7 @@ from quantbench.methods.range import MinMax
 from quantbench.models.linear import QuantLinear
 
 GOLDEN = Path(__file__).parents[2] / "data" / "llm_int8.npz"
-QUANTIZER = LLMInt8().quantizer("layers.0.q_proj", "attention_in")
+QUANTIZER = LLMInt8(whole_channels=False).quantizer("layers.0.q_proj", "attention_in")
 
 
 def sample(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -75,6 +75,17 @@ def test_outliers_of_one_sequence_do_not_keep_the_channel_of_another():
     batch = torch.stack([x, x.clamp(-1, 1)])
     assert torch.equal(QUANTIZER(batch)[0], QUANTIZER(x))
     assert torch.equal(QUANTIZER(batch)[1], QUANTIZER(batch[1]))
+
+
+def test_a_tokens_range_is_that_of_the_channels_without_outliers():
+    """Equation 8 of the paper in numpy: the columns O in full, row-wise absmax over the others."""
+    x = sample()[0].float().numpy()
+    outliers = (np.abs(x) >= 6).any(0)
+    rest = np.where(outliers, 0, x)
+    scale = np.abs(rest).max(1, keepdims=True) / np.float32(127)
+    expected = np.where(outliers, x, np.rint(rest / scale) * scale)
+    whole = LLMInt8().quantizer("layers.0.q_proj", "attention_in")
+    np.testing.assert_allclose(whole(torch.from_numpy(x)), expected, rtol=1e-6)
 
 
 def test_without_outliers_it_is_int8_per_token():
