@@ -81,7 +81,7 @@ def _run(study: Study, root: Path, overrides: Sequence[str], *, dry: bool) -> in
     for failure in store.failures():
         if failure.run_id in {run.run_id for run in left}:
             print(f"  {failure.run_id} {failure.method} {failure.variant}: {failure.reason}")
-    return code
+    return max(code, 1) if left else code  # a run that someone removed meanwhile is missing, too
 
 
 def _forecast(missing: "Sequence[Expected]", store: Store) -> list[str]:
@@ -116,7 +116,7 @@ def _render(study: Study, root: Path) -> int:
 def _verb(module: str, arguments: Sequence[str], rendering: Rendering, root: Path) -> int:
     code = int(importlib.import_module(module).main(arguments))
     print(f"  {root / rendering.output}" + ("" if code == 0 else ": not rendered"))
-    return code
+    return max(code, 1) if left else code  # a run that someone removed meanwhile is missing, too
 
 
 def _quoted(path: Path) -> str:
