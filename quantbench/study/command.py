@@ -116,7 +116,7 @@ def _render(study: Study, root: Path) -> int:
 def _verb(module: str, arguments: Sequence[str], rendering: Rendering, root: Path) -> int:
     code = int(importlib.import_module(module).main(arguments))
     print(f"  {root / rendering.output}" + ("" if code == 0 else ": not rendered"))
-    return max(code, 1) if left else code  # a run that someone removed meanwhile is missing, too
+    return code
 
 
 def _quoted(path: Path) -> str:
