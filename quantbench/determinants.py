@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantbench import __version__
-from quantbench.axes import AXES, YOUNG_AXES
+from quantbench.axes import AXES
 from quantbench.data.corpora import CORPORA
 from quantbench.errors import InputError
 from quantbench.label import Label
@@ -39,7 +39,7 @@ def determinants(config: "RunConfig", label: Label, model: ModelIdentity, device
         found["evaluation"]["include_path"] = _content(Path(config.evaluation.include_path))
     if not config.quantizes:
         return found
-    for axis in _acting(config, label):
+    for axis in _acting(config):
         component = getattr(config, axis)
         found[axis] = {"component": type(component).__name__, **_changed(component)}
     if config.variant().needs_calibration:
@@ -48,10 +48,12 @@ def determinants(config: "RunConfig", label: Label, model: ModelIdentity, device
     return found | {"method": label.method, "variant": label.variant}
 
 
-def _acting(config: "RunConfig", label: Label) -> list[str]:
+def _acting(config: "RunConfig") -> list[str]:
     """The axes that matter: not those of weights that stay as they are, nor young ones where they change nothing."""
-    idle = () if config.rounding.quantizes else ("format", "range", "allocation")
-    return [axis for axis in AXES if axis not in idle and YOUNG_AXES.get(axis) != label.choices[axis]]
+    idle = set() if config.rounding.quantizes else {"format", "range", "allocation"}
+    idle |= set() if config.kv_cache.quantizes else {"kv_cache"}
+    idle |= set() if config.training.trains else {"training"}
+    return [axis for axis in AXES if axis not in idle]
 
 
 def _changed(component: Any) -> dict[str, Any]:
