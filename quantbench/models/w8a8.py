@@ -99,8 +99,7 @@ class W8A8Linear(nn.Module):
     def _decomposed(self, x: Tensor, inputs: DecomposedQuantizer) -> Tensor:
         """LLM.int8() (arXiv 2208.07339, eq. 8): channels with outliers in the dtype of x, all others in 8 bits."""
         outliers = inputs.outlier_channels(x)
-        seen = x.masked_fill(x.abs() >= inputs.threshold, 0).reshape(-1, x.shape[-1])
-        params = self._of_range(seen, inputs.rest.clip)
+        params = self._of_range(inputs.ranged(x).reshape(-1, x.shape[-1]), inputs.rest.clip)
         y = w8a8_linear(x.masked_fill(outliers, 0), self.weight_on_device, self.input_format, params)
         channels = outliers.flatten(0, -2).any(0).nonzero()[:, 0]
         apart = x.where(outliers, 0).index_select(-1, channels)

@@ -119,8 +119,8 @@ def test_a_missing_or_failing_peer_is_a_line_not_a_failure(tmp_path, capsys, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "bench (nothing): allowed are coverage, evaluation"),
-        (["quantise"], "bench quantise: allowed are coverage, evaluation"),
+        ([], "bench (nothing): allowed are coverage, decode, evaluation"),
+        (["quantise"], "bench quantise: allowed are coverage, decode, evaluation"),
         (["quantize", "--only", "gtpq"], "--only gtpq: allowed are autoround, autoround_20, awq"),
         (["quantize", "--peer", "hqq=/no/python"], "no such interpreter"),
         (["quantize", "--peer", "hqqq=python"], "no hqqq_run.py in"),

@@ -43,6 +43,7 @@ SIDES = {
     "e4m3-static": ("e4m3", StaticActivation(number="e4m3")),
     "e4m3-tensor": ("e4m3", DynamicActivation(number="e4m3", granularity="tensor")),
     "llm-int8": ("int8-sym", LLMInt8(threshold=2.0)),
+    "llm-int8-bitsandbytes": ("int8-sym", LLMInt8(threshold=2.0, whole_channels=False)),
 }
 
 

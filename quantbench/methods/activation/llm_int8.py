@@ -26,10 +26,12 @@ class DecomposedQuantizer(InputQuantizer):
         """bool [..., 1, in] for x [..., tokens, in]."""
         return (x.abs() >= self.threshold).any(-2, keepdim=True)
 
+    def ranged(self, x: Tensor) -> Tensor:
+        """x [..., tokens, in] with zeros for what does not count for a token's range."""
+        return x.masked_fill(self.outlier_channels(x) if self.whole_channels else x.abs() >= self.threshold, 0)
+
     def __call__(self, x: Tensor) -> Tensor:
-        kept = self.outlier_channels(x)
-        rounded = self.rest(x.masked_fill(kept if self.whole_channels else x.abs() >= self.threshold, 0))
-        return torch.where(kept, x, rounded)
+        return torch.where(self.outlier_channels(x), x, self.rest(self.ranged(x)))
 
 
 @dataclass
