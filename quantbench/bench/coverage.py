@@ -1,7 +1,6 @@
 """``python -m quantbench bench coverage``: how often 95 % intervals hold a truth that is known."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantbench.arguments import ArgumentParser
+from quantbench.bench.document import write_json
 from quantbench.statistics import across_seeds, answer_changes, paired_difference
 
 _Values = NDArray[np.float64]
@@ -44,8 +44,7 @@ def main(argv: Sequence[str]) -> int:
             f"{row.setting:<24} n {row.samples:<4} correlation {row.correlation:<4} "
             f"coverage {row.coverage:.1%} width {row.width:.2f}\n"
         )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"trials": args.trials, "seed": args.seed, "rows": rows}, indent=1) + "\n")
+    write_json(args.output, {"trials": args.trials, "seed": args.seed, "rows": rows})
     return 0
 
 

@@ -5,7 +5,6 @@ GPU), so it also runs as ``python -m quantbench.bench.decode`` where the rest of
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbench.arguments import ArgumentParser
+from quantbench.bench.document import write_json
 from quantbench.bench.kernels import machine
 from quantbench.bench.stopwatch import seconds_of
 from quantbench.errors import InputError
@@ -85,8 +85,7 @@ def main(argv: Sequence[str]) -> int:
         found["gptq_seconds"] = _gptq_seconds(model, structure, device)
         sys.stdout.write(f"GPTQ, one more configuration of every layer: {found['gptq_seconds']:.2f} s\n")
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(args.output, found)
     return 0
 
 

@@ -1,8 +1,6 @@
 """``python -m quantbench bench evaluation``: our scoring of tasks and perplexity beside what everybody else runs."""
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantbench.arguments import ArgumentParser
+from quantbench.bench.document import write_json
 from quantbench.bench.likelihood_race import TaskRace, race_task
 from quantbench.bench.perplexity_race import PerplexityRace, race_perplexity
 from quantbench.errors import InputError
@@ -117,12 +116,9 @@ def _facts(args: argparse.Namespace, loaded: Any) -> dict[str, Any]:
 
 
 def _write(path: Path, facts: dict[str, Any], tasks: list[TaskRace], perplexity: PerplexityRace | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "setting": facts,
         "tasks": [asdict(race) | {"ratio": race.ratio} for race in tasks],
         "perplexity": None if perplexity is None else asdict(perplexity) | {"ratio": perplexity.ratio},
     }
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(draft, path)
+    write_json(path, result)

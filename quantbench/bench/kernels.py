@@ -5,7 +5,6 @@ the package's dependencies are missing.
 """
 
 import argparse
-import json
 import math
 import platform
 import re
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from quantbench.arguments import ArgumentParser
 from quantbench.bench import w8a8_cases
+from quantbench.bench.document import write_json
 from quantbench.bench.kernel_cases import Case, cases
 from quantbench.bench.race import Call, Clock, buffers_past_cache, race, timed
 from quantbench.errors import InputError
@@ -60,12 +60,11 @@ def main(argv: Sequence[str]) -> int:
     if not results:
         raise InputError(f"--only {' '.join(args.only)}: no case has such a name")
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         found = {
             "machine": machine(device), "date": date.today().isoformat(), "clock": args.clock, "ceilings": ceilings,
             "crossovers": crossovers, "cases": results,
         }  # fmt: skip
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(args.output, found)
     return 0
 
 

@@ -1,7 +1,6 @@
 """Running contenders as processes, scoring what they wrote, and keeping the results so that a study can be resumed."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantbench.bench.contenders import Contender
+from quantbench.bench.document import write_json
 from quantbench.errors import InputError
 
 _TAIL = 3  # lines of a failed process that are shown
@@ -53,10 +53,7 @@ class Result:
 
     def write(self, path: Path, facts: Mapping[str, Any]) -> None:
         """Store, by renaming a finished file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps({"setting": dict(facts), "runs": self.runs, "nll": self.nll}, indent=1) + "\n")
-        os.replace(draft, path)
+        write_json(path, {"setting": dict(facts), "runs": self.runs, "nll": self.nll})
 
 
 def run_once(contender: Contender, setting: Setting) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from quantbench.axes import AXES
 from quantbench.errors import InputError
 from quantbench.report.numbers import text
 from quantbench.report.selection import (
@@ -22,14 +23,7 @@ DOWN = ":down"  # after a field to sort by
 # What a model that is not quantized does not have.
 _QUANTIZATION = (
     "variant",
-    "format",
-    "range",
-    "transform",
-    "rounding",
-    "allocation",
-    "activation",
-    "kv_cache",
-    "training",
+    *AXES,
     "bits",
     "activation_bits",
     "kv_bits",
